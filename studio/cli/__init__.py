@@ -1,0 +1,3 @@
+"""The command line: one file a verb. Heavy modules are imported inside the verbs, so that help is
+quick.
+"""

@@ -1,0 +1,147 @@
+"""`studio demo`: one page that shows what the bundled models make here, offline, with timings."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+# Names, a held-out pair of colour and object, backgrounds, a gradient, "small", two at once.
+PROMPTS = (
+    "red apple",
+    "blue apple on yellow",
+    "rocket",
+    "octopus on teal",
+    "sunflower",
+    "green frog on pink",
+    "robot on blue to purple",
+    "pizza",
+    "cat face on orange",
+    "small bicycle on gray",
+    "purple butterfly",
+    "strawberry and lemon",
+)
+GROWING = ("red apple", "octopus on teal", "cat face on orange")
+SEED = 7
+
+
+def demo(
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder to write index.html into.", metavar="DIR")
+    ] = Path("studio-demo"),
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+) -> None:
+    """Write a page with pictures, growing prefixes, reconstructions and timings."""
+    from studio.cli import opening
+    from studio.cli.page import Page
+    from studio.hub import list_models
+    from studio.media.files import atomic_write, check_writable
+
+    opening.check_device(device)
+    target = out / "index.html"
+    check_writable(target)
+    infos = list_models()
+    if not infos:
+        raise FileNotFoundError("no bundled model is installed; run: studio doctor")
+    page, timings, samples = Page(), [], {}
+    for info in infos:
+        for kind in info.generators:
+            pictures = _pictures(page, info, kind, device, timings)
+            samples.setdefault(info.name, pictures)
+    _reconstructions(page, infos, samples, device)
+    page.table("Timings", timings, note=_machine())
+    atomic_write(target, page.html())
+    typer.echo(f"wrote {target}")
+
+
+def _pictures(page, info, kind: str, device: str, timings: list[dict]) -> list:
+    """One model with one generator over all prompts; a row of timings; the pictures."""
+    import torch
+
+    from studio.cli import opening
+    from studio.cli.page import Figure
+
+    begin = time.perf_counter()
+    pipe = opening.load("Pipeline", info.folder, device=device, generator=kind)
+    loaded = time.perf_counter() - begin
+
+    def make(prompts):
+        return pipe(list(prompts), generator=[torch.Generator().manual_seed(SEED) for _ in prompts])
+
+    alone = make(PROMPTS[:1]).stats  # first, so that the batch below is warm
+    output = make(PROMPTS)
+    timings.append(
+        {
+            "model": info.name,
+            "generator": kind,
+            "tokens": alone.tokens,
+            "network passes": alone.passes,
+            "load": f"{loaded:.1f} s",
+            "first picture": f"{alone.seconds:.2f} s",
+            f"each of {len(PROMPTS)}": f"{output.stats.seconds / len(PROMPTS):.2f} s",
+        }
+    )
+    typer.echo(f"{info.name}, {kind}: {len(PROMPTS)} pictures in {output.stats.seconds:.1f} s")
+    command = f'studio generate "PROMPT" -m {info.name} --generator {kind} --seed {SEED}'
+    figures = [Figure(image, text) for image, text in zip(output.images, PROMPTS, strict=True)]
+    page.gallery(f"{info.name}, {kind} generator", figures, note=command)
+    if kind == info.generators[0] and pipe.tokenizer.layout.prefix:
+        _prefixes(page, pipe, info.name, output.tokens)
+    return output.images
+
+
+def prefix_lengths(total: int) -> list[int]:
+    """1, 2, 4, ... and the whole length."""
+    lengths = [2**i for i in range(total.bit_length()) if 2**i < total]
+    return [*lengths, total]
+
+
+def _prefixes(page, pipe, name: str, tokens) -> None:
+    """The first tokens of a picture, decoded alone: more and more of them."""
+    from studio.cli.page import Figure
+    from studio.media.image import to_pil
+
+    rows = []
+    for prompt in GROWING:
+        row = tokens[PROMPTS.index(prompt)][None].to(pipe.device)  # (1, N)
+        for count in prefix_lengths(row.shape[1]):
+            bits = pipe.tokenizer.rate(count).bits
+            caption = f"{count} token{'s' * (count > 1)}, {bits / 8:.0f} bytes"
+            image = to_pil(pipe.tokenizer.decode(row, num_tokens=count).detach())
+            rows.append(Figure(image, caption, alt=f"{prompt} from {caption}"))
+    note = (
+        "Each row is one picture; its tokens are ordered, and any first part of them is a picture."
+    )
+    columns = len(prefix_lengths(tokens.shape[1]))
+    page.gallery(f"Growing prefixes of {name}", rows, note=note, columns=columns)
+
+
+def _reconstructions(page, infos, samples: dict, device: str) -> None:
+    """Every model's tokenizer on pictures that another model made."""
+    from studio.cli import opening
+    from studio.cli.page import Figure
+    from studio.cli.reconstruct import psnr_of, seen_by
+
+    for info in infos:
+        other = next((name for name in samples if name != info.name), info.name)
+        pipe = opening.load("ReconstructionPipeline", info.folder, device=device)
+        figures = []
+        for prompt, picture in list(zip(PROMPTS, samples[other], strict=True))[:4]:
+            seen, back = seen_by(pipe, picture), pipe(picture).images[0]
+            words = f"{prompt}: PSNR {psnr_of(back, seen):.1f} dB"
+            figures += [Figure(seen, "original", alt=f"{prompt}, original"), Figure(back, words)]
+        rate = pipe.tokenizer.rate()
+        note = (
+            f"Pictures made by {other}, through {rate.tokens} tokens ({rate.bits / 8:.0f} bytes)."
+        )
+        page.gallery(f"Reconstructions by {info.name}", figures, note=note, columns=8)
+
+
+def _machine() -> str:
+    import os
+
+    import torch
+
+    name = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU"
+    threads = torch.get_num_threads()
+    return f"torch {torch.__version__}, {threads} of {os.cpu_count()} CPU threads, {name}"

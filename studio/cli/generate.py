@@ -1,0 +1,203 @@
+"""`studio generate`: pictures from words, each with the request that makes it again inside."""
+
+import dataclasses
+import hashlib
+import logging
+import secrets
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+logger = logging.getLogger(__name__)
+DEFAULT_OUTPUT = Path("out.png")
+
+
+def generate(
+    prompt: Annotated[str | None, typer.Argument(help="What to make.", show_default=False)] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="A bundled name, a folder or a Hub id.")
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help=".png, .webp or .jpg; -0, -1, ... with --count.")
+    ] = DEFAULT_OUTPUT,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Make this picture again; options change it.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="0 to 2**63 - 1; a random one if absent.")
+    ] = None,
+    count: Annotated[
+        int | None,
+        typer.Option("--count", "-n", help="Pictures; they have the seeds from SEED on."),
+    ] = None,
+    generator: Annotated[str | None, typer.Option(help="autoregressive or masked.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Make only so many leading tokens.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of a masked generator.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 takes the best token.")] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="Draw from the best K tokens; 0 for all.")
+    ] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Draw from this share of probability.")
+    ] = None,
+    decoding: Annotated[str | None, typer.Option(help="A decoding strategy by name.")] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--option", help="An option of the strategy.", metavar="KEY=VALUE"),
+    ] = None,
+    image: Annotated[Path | None, typer.Option(help="A picture to vary.")] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="Share of IMAGE's tokens made anew.")
+    ] = None,
+    class_label: Annotated[int | None, typer.Option("--class", help="For class models.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Of a Hub id.")] = None,
+    batch: Annotated[int, typer.Option(help="Pictures at a time.", min=1, max=1024)] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+) -> None:
+    """Make pictures. The same seed gives the same bytes, alone or among others."""
+    from studio.cli import opening
+    from studio.hub import find_folder
+    from studio.media.files import check_writable
+
+    given = {
+        "prompt": prompt,
+        "seed": seed,
+        "count": count,
+        "generator": generator,
+        "num_tokens": tokens,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "decoding": decoding,
+        "decoding_options": parse_options(options) if options else None,
+        "strength": strength,
+        "class_label": class_label,
+    }
+    opening.check_device(device)
+    request = build_request(source, given)
+    paths = output_paths(output, request.count)
+    name = model or request.model
+    folder = find_folder(name, revision=revision or _hub_revision(name, request.revision))
+    _check_wanted(request, folder)
+    request = _identified(request, name, folder, revision, recheck=source is not None)
+    request, picture = _with_image(request, image)
+    for path in paths:
+        check_writable(path)
+    pipe = opening.load("Pipeline", folder, device=device, generator=request.generator)
+    _make(pipe, request, paths, picture=picture, batch=batch)
+
+
+def build_request(source: Path | None, given: dict[str, Any]):
+    """The request of a call: what the picture `source` holds, changed by what was given."""
+    from studio.media.metadata import read_request
+    from studio.pipelines.request import Request
+
+    changes = {key: value for key, value in given.items() if value is not None}
+    if source is None:
+        return Request(**{"seed": secrets.randbelow(2**32), **changes})
+    if "prompt" in changes:
+        changes.setdefault("class_label", None)
+    return dataclasses.replace(Request.from_dict(read_request(source)), **changes)
+
+
+def parse_options(settings: list[str]) -> dict[str, Any]:
+    """`["min_p=0.1", "schedule=cosine"]` as a dict; values are JSON, or else words.
+
+    Raises:
+        ValueError: a setting without `=`.
+    """
+    import json
+
+    found = {}
+    for setting in settings:
+        key, sign, value = setting.partition("=")
+        if not sign or not key.strip():
+            raise ValueError(f"--option {setting!r} must look like key=value")
+        try:
+            found[key.strip()] = json.loads(value)
+        except ValueError:
+            found[key.strip()] = value
+    return found
+
+
+def output_paths(output: Path, count: int) -> list[Path]:
+    """Where the pictures go: `output` for one, `name-0`, `name-1`, ... for several."""
+    from studio.media.image import check_suffix
+
+    check_suffix(output)
+    if count == 1:
+        return [output]
+    return [output.with_name(f"{output.stem}-{i}{output.suffix}") for i in range(count)]
+
+
+def _hub_revision(name: str, recorded: str | None) -> str | None:
+    from studio.hub import bundled_names
+
+    return None if name in bundled_names() or Path(name).is_dir() else recorded
+
+
+def _identified(request, name: str, folder: Path, revision: str | None, *, recheck: bool):
+    """The request with the model as it really is; warns when it is not the recorded one."""
+    from studio.cli.opening import identity
+
+    who = identity(name, folder, revision or request.revision)
+    if recheck and request.revision and (request.model, request.revision) != tuple(who.values()):
+        logger.warning(
+            "the picture was made with %s %s, this is %s %s: it will not be the same",
+            request.model,
+            request.revision,
+            who["model"],
+            who["revision"],
+        )
+    return dataclasses.replace(request, **who)
+
+
+def _check_wanted(request, folder: Path) -> None:
+    """Raises ValueError for a missing prompt before anything heavy is loaded."""
+    from studio.hub import read_index
+
+    if request.prompt is None and "text_tokenizer" in read_index(folder):
+        raise ValueError(f"PROMPT is missing: model {folder.name!r} makes pictures from words")
+
+
+def _with_image(request, image: Path | None):
+    """The request with the fingerprint of the picture to vary, and the picture."""
+    from studio.media.image import open_picture
+
+    if image is None:
+        if request.input is not None:
+            raise ValueError("--image is missing: that picture was made from another one")
+        if request.strength is not None:
+            raise ValueError(f"--strength {request.strength} needs --image")
+        return request, None
+    picture = open_picture(image)
+    return dataclasses.replace(request, input=picture_hash(image)), picture
+
+
+def picture_hash(path: Path) -> str:
+    """What stands for an input picture in a request: the SHA-256 of its file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _make(pipe, request, paths: list[Path], *, picture, batch: int) -> None:
+    """Make all pictures of a request and write each with a request of its own."""
+    from studio.media.image import write_image
+
+    singles = [dataclasses.replace(request, seed=seed, count=1) for seed in request.seeds()]
+    for start in range(0, len(singles), batch):
+        part = singles[start : start + batch]
+        call = dataclasses.replace(part[0], count=len(part)).arguments(pipe)
+        if picture is not None:
+            call["image"] = picture
+        output = pipe(**call)
+        for single, path, made in zip(part, paths[start:], output.images, strict=False):
+            write_image(path, made, single.to_dict())
+            stats = output.stats
+            typer.echo(
+                f"{path}  seed {single.seed}, {stats.tokens} tokens in {stats.passes} passes, "
+                f"{stats.seconds / len(part):.2f} s"
+            )

@@ -1,0 +1,75 @@
+"""`studio reconstruct`: a picture through tokens and back."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def reconstruct(
+    file: Annotated[Path, typer.Argument(help="A picture; its middle square is taken.")],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="A bundled name, a folder or a Hub id.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="FILE-reconstructed.png when absent.")
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option(help="Decode only so many leading tokens (1D models).")
+    ] = None,
+    original: Annotated[
+        bool, typer.Option("--original", help="Put what the tokenizer saw on the left.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+) -> None:
+    """Encode a picture to tokens, decode it again, and say what that cost and kept."""
+    from studio.cli import opening
+    from studio.cli.generate import picture_hash
+    from studio.hub import DEFAULT_MODEL, find_folder
+    from studio.media.files import check_writable
+    from studio.media.image import check_suffix, open_picture, write_image
+    from studio.pipelines.request import Request
+
+    opening.check_device(device)
+    output = output or Path(f"{file.stem}-reconstructed.png")
+    check_suffix(output)
+    picture = open_picture(file)
+    name = model or DEFAULT_MODEL
+    folder = find_folder(name)
+    request = Request(**opening.identity(name, folder), input=picture_hash(file), num_tokens=tokens)
+    check_writable(output)
+    pipe = opening.load("ReconstructionPipeline", folder, device=device)
+    result = pipe(picture, num_tokens=tokens)
+    seen = seen_by(pipe, picture)
+    shown = beside(seen, result.images[0]) if original else result.images[0]
+    write_image(output, shown, request.to_dict())
+    rate = pipe.tokenizer.rate(tokens)
+    typer.echo(
+        f"{output}  {rate.tokens} tokens, {rate.bits / 8:.0f} bytes, "
+        f"{rate.bits_per_unit:.3f} bits a pixel, PSNR {psnr_of(result.images[0], seen):.2f} dB"
+    )
+
+
+def seen_by(pipe, picture):
+    """The PIL image that the tokenizer of `pipe` sees: the middle square at its size."""
+    from studio.media.image import fit_square
+
+    return fit_square(picture, pipe.tokenizer.config.image_size)
+
+
+def psnr_of(picture, original) -> float:
+    """PSNR in dB of two PIL images of one size."""
+    from studio.media.image import to_tensor
+    from studio.media.quality import psnr
+
+    return float(psnr(to_tensor(picture)[None], to_tensor(original)[None]))
+
+
+def beside(left, right):
+    """Two PIL images of one height in one."""
+    from PIL import Image
+
+    both = Image.new("RGB", (left.width + right.width, left.height))
+    both.paste(left, (0, 0))
+    both.paste(right, (left.width, 0))
+    return both

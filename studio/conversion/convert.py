@@ -1,0 +1,232 @@
+"""Official checkpoints to our folders: read, translate strictly, write all or nothing.
+
+Tensors are read without running code from the file: safetensors, or torch pickles with
+`weights_only`. A tensor that the family does not know, one that is missing, or one of another shape
+is refused by its official name. Left out on purpose: downloads, and conversion back to the official
+names.
+"""
+
+import argparse
+import logging
+import os
+import pickle
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from studio.conversion.family import Family, Source, State, find_family
+from studio.hub import read_json
+from studio.registry import find_class
+
+PICKLES = (".pt", ".pth", ".ckpt", ".bin")
+# Entries that hold the weights; the first one there counts.
+WRAPPERS = ("ema", "model", "state_dict", "module")
+_PREFIXES = ("module.", "_orig_mod.")  # left by wrappers of modules when every key has it
+_NAMED_AT_MOST = 6
+
+logger = logging.getLogger(__name__)
+
+
+def convert(
+    file: str | Path,
+    family: str,
+    out: str | Path,
+    config: str | Path | None = None,
+) -> Path:
+    """Convert one official checkpoint into a folder that `from_pretrained` opens.
+
+    Args:
+        file: `.safetensors`, `.pt`, `.pth`, `.ckpt` or `.bin`.
+        family: a name from `studio.conversion.family.families`.
+        out: the folder to make; it must not exist, or be empty.
+        config: the official config as JSON; when None a `config.json` beside the file, or else
+            sizes are read from the shapes where the family can.
+
+    Returns:
+        The folder. It is written under another name and renamed when it is whole.
+
+    Raises:
+        ValueError: a file that can't be read or holds code, a family, tensor or setting that is not
+            known, a tensor that is missing or of another shape, an `out` that is taken or can't be
+            written.
+    """
+    file, out = Path(file), Path(out)
+    found = find_family(family)
+    if not found.model:
+        raise ValueError(f"family {family!r} has no weights to convert")
+    _check_out(out)
+    source = Source(_read_config(file, config), read_checkpoint(file), file.name)
+    model = build(found, source)
+    _write(model, out)
+    logger.info("converted %s to %s", file, out)
+    return out
+
+
+def read_checkpoint(file: Path) -> State:
+    """The tensors of a checkpoint under their official names, free of wrappers.
+
+    Raises:
+        ValueError: the file is absent, cut short, of another kind, or holds more than tensors.
+    """
+    if not file.is_file():
+        what = "is a folder, not a weight file" if file.is_dir() else "does not exist"
+        raise ValueError(f"file {file} {what}")
+    if file.suffix == ".safetensors":
+        loaded: Any = read_tensors(file)
+    elif file.suffix in PICKLES:
+        loaded = _read_pickle(file)
+    else:
+        allowed = ", ".join((".safetensors", *PICKLES))
+        raise ValueError(f"file {file} has the suffix {file.suffix!r}; allowed: {allowed}")
+    return _unwrap(loaded, file)
+
+
+def read_tensors(file: Path) -> State:
+    """The tensors of a safetensors file. Raises ValueError for what can't be read as one."""
+    if not file.is_file():
+        raise ValueError(f"file {file} does not exist")
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError, ValueError) as error:
+        reason = _first_line(error)
+        raise ValueError(f"file {file} is cut short or is not safetensors: {reason}") from None
+
+
+def _read_pickle(file: Path) -> Any:
+    try:
+        # Training scripts keep their plain arguments beside the weights; a Namespace runs nothing.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a broken pickle can raise nearly anything
+        code = re.search(r"GLOBAL (\S+)|[Uu]nsupported (?:global|class)\S* (\S+)", str(error))
+        if isinstance(error, pickle.UnpicklingError) and code:
+            name = (code[1] or code[2]).rstrip(".,")
+            raise ValueError(
+                f"file {file} holds a pickled object ({name}), not only tensors; "
+                "code in a file is never run"
+            ) from None
+        reason = _first_line(error)
+        raise ValueError(f"file {file} is cut short or no torch checkpoint: {reason}") from None
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:150] if lines else type(error).__name__
+
+
+def _unwrap(loaded: Any, file: Path) -> State:
+    while isinstance(loaded, dict):
+        inner = next((w for w in WRAPPERS if isinstance(loaded.get(w), dict) and loaded[w]), None)
+        if inner is None:
+            break
+        loaded = loaded[inner]
+    if not isinstance(loaded, dict) or not loaded:
+        raise ValueError(f"file {file} holds no tensors by name")
+    odd = [str(key) for key, value in loaded.items() if not isinstance(value, torch.Tensor)]
+    if odd:
+        raise ValueError(f"file {file} holds entries that are no tensors: {_listed(odd)}")
+    for prefix in _PREFIXES:
+        if all(key.startswith(prefix) for key in loaded):
+            loaded = {key.removeprefix(prefix): value for key, value in loaded.items()}
+    return loaded
+
+
+def _read_config(file: Path, config: str | Path | None) -> dict[str, Any] | None:
+    path = Path(config) if config is not None else file.parent / "config.json"
+    return read_json(path) if config is not None or path.is_file() else None
+
+
+def build(family: Family, source: Source) -> torch.nn.Module:
+    """Our model with the weights of `source`. Raises ValueError for anything that does not fit."""
+    try:
+        arguments = family.config(source)
+        with torch.device("meta"):  # shapes only: every tensor comes from the file
+            model = find_class(family.model)(**arguments)
+    except ValueError as error:
+        raise ValueError(f"{source.name} as {family.name}: {error}") from None
+    except (TypeError, KeyError, AttributeError, ArithmeticError, RuntimeError) as error:
+        what = f"{type(error).__name__}: {_first_line(error)}"
+        raise ValueError(f"the config of {source.name} is none of {family.name}: {what}") from None
+    model.load_state_dict(_translate(family, source, model.state_dict()), strict=True, assign=True)
+    return model.eval()
+
+
+def _translate(family: Family, source: Source, expected: State) -> State:
+    """The tensors of `source` under our names: exactly those `expected`, in their shapes."""
+    official = family.prepare(dict(source.state)) if family.prepare else source.state
+    found: dict[str, dict[int, str]] = {}  # our name -> place among its parts -> official name
+    unknown, missing, misshapen = [], [], []
+    for key in official:
+        if family.ignores(key):
+            continue
+        name, rule = family.rename(key) or ("", None)
+        if rule is None or name not in expected or rule.part in found.get(name, {}):
+            unknown.append(key)
+        else:
+            found.setdefault(name, {})[rule.part] = key
+    state: State = {}
+    for name, wanted in expected.items():
+        wants, has = family.origins(name), found.get(name, {})
+        missing += [key for part, key in wants.items() if part not in has]
+        if len(has) == len(wants):
+            keys = [has[part] for part in sorted(has)]
+            state[name], fault = _joined(keys, official, wanted)
+            misshapen += [fault] if fault else []
+    faults = (("unknown", unknown), ("missing", missing), ("of another shape", misshapen))
+    texts = "; ".join(f"{what}: {_listed(names)}" for what, names in faults if names)
+    if texts:
+        raise ValueError(f"{source.name} is not a {family.name} checkpoint; tensors {texts}")
+    return _unshared(state)
+
+
+def _joined(keys: list[str], state: State, wanted: torch.Tensor) -> tuple[torch.Tensor, str]:
+    """The tensors called `keys` stacked along the first axis, and what is wrong with it or ""."""
+    tensors = [state[key] for key in keys]
+    if len({(t.shape[1:], t.dtype) for t in tensors}) == 1:
+        tensor = torch.cat(tensors) if len(tensors) > 1 else tensors[0]
+        alike = tensor.is_floating_point() == wanted.is_floating_point()
+        if alike and tensor.shape == wanted.shape:
+            return tensor, ""
+    is_ = ", ".join(f"{str(t.dtype)[6:]} {tuple(t.shape)}" for t in tensors)
+    together = " together" if len(keys) > 1 else ""
+    should = f"{str(wanted.dtype)[6:]} {tuple(wanted.shape)}{together}"
+    return wanted, f"{' + '.join(keys)} is {is_}, should be {should}"
+
+
+def _unshared(state: State) -> State:
+    """Contiguous tensors with memory of their own, as safetensors wants them."""
+    seen: set[int] = set()
+    for name, tensor in state.items():
+        place = tensor.untyped_storage().data_ptr()
+        state[name] = tensor.clone() if place in seen else tensor.contiguous()
+        seen.add(place)
+    return state
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _NAMED_AT_MOST
+    return ", ".join(names[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
+
+
+def _check_out(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"out {out} exists and is not an empty folder")
+
+
+def _write(model: Any, out: Path) -> None:
+    """Save into a folder beside `out`, then rename: nothing half-written stays."""
+    unfinished = out.parent / f".{out.name}.{os.getpid()}.part"
+    try:
+        unfinished.mkdir(parents=True)
+        model.save_pretrained(unfinished)
+        os.replace(unfinished, out)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or _first_line(error)
+        raise ValueError(f"out {out} can't be written: {reason}") from None
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

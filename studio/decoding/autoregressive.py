@@ -1,0 +1,123 @@
+"""One token after another: plain autoregressive decoding.
+
+Autoregressive Model Beats Diffusion: Llama for Scalable Image Generation, 2024, 2406.06525 (its
+sampler's order and edge rules; guidance is the run's). Left out on purpose: drafting, which is
+`speculative.py`'s.
+"""
+
+import torch
+from diffusers.configuration_utils import register_to_config
+
+from studio.decoding.base import (
+    DecodingStrategy,
+    check_batch,
+    check_given,
+    check_name,
+    check_number,
+    check_sampling,
+    outside_vocabulary,
+)
+from studio.decoding.noise import sample_keys, token_noise
+from studio.decoding.sampling import choose, filter_logits
+from studio.decoding.schedules import RAMPS, ramped
+from studio.outputs import DecodeState
+
+
+class Autoregressive(DecodingStrategy):
+    """Draws token after token from an ordered run.
+
+    Args:
+        temperature: >= 0; 0 takes the best token.
+        top_k: 0 for all.
+        top_p, min_p: in [0, 1]; 1 and 0 for all.
+        temperature_schedule: "constant", or "linear" or "cosine" going to 0 with the position.
+        guidance_scale, guidance_form, guidance_schedule, guidance_power, guidance_interval: see
+            `Guidance`.
+
+    Raises:
+        ValueError: an option out of range.
+    """
+
+    kind = "ordered"
+
+    @register_to_config
+    def __init__(
+        self,
+        *,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        temperature_schedule: str = "constant",
+        guidance_scale: float = 1.0,
+        guidance_form: str = "uncond",
+        guidance_schedule: str = "constant",
+        guidance_power: float = 1.0,
+        guidance_interval: list[int] | None = None,
+    ):
+        check_sampling(temperature, top_k, top_p, min_p)
+        check_name("temperature_schedule", temperature_schedule, RAMPS)
+        check_number("guidance_scale", guidance_scale, 0)
+        _ = self.guidance  # checks the other options of guidance
+
+    def max_steps(self, num_tokens: int) -> int:
+        return num_tokens
+
+    def draw(self, logits: torch.Tensor, keys: list[int], position: int, progress: float):
+        """Tokens int64 (B,) at one position from logits (B, V): the one place where a token is
+        chosen."""
+        c = self.config
+        temperature = ramped(c.temperature, c.temperature_schedule, progress)
+        logits = filter_logits(
+            logits, temperature=temperature, top_k=c.top_k, top_p=c.top_p, min_p=c.min_p
+        )
+        noise = 0.0
+        if temperature > 0:
+            noise = token_noise(keys, position, logits.shape[-1], device=logits.device)  # (B, V)
+        return choose(logits, noise, temperature=temperature)  # (B,)
+
+    @torch.no_grad()
+    def stream(self, run, layout, generators, *, given=None, keep=None, num_tokens=None):
+        """As the base says; a step is a token.
+
+        Args:
+            given, keep: kept tokens are fed as they are and never drawn. A kept prefix, common to
+                all rows, is fed in one pass.
+            num_tokens: stop after so many; all when None.
+        """
+        check_batch(run, layout, generators)
+        total, batch = layout.num_tokens, len(generators)
+        count = total if num_tokens is None else num_tokens
+        if not 1 <= count <= total:
+            raise ValueError(f"num_tokens {num_tokens} must lie between 1 and {total}")
+        keys = sample_keys(generators)
+        tokens, keep = check_given(given, keep, batch, total, layout, run.device)
+        prefix = _common_prefix(keep[:, : count - 1])
+        logits = run.extend(tokens[:, :prefix])[:, -1]  # (B, V)
+        outside = outside_vocabulary(layout, logits.shape[-1], logits.device)
+        known = torch.zeros_like(keep)
+        known[:, :prefix] = True
+        for position in range(prefix, count):
+            if outside is not None:
+                logits = logits.masked_fill(outside[position], -torch.inf)
+            drawn = self.draw(logits, keys, position, position / total)  # (B,)
+            drawn = torch.where(keep[:, position], tokens[:, position], drawn)
+            tokens[:, position], known[:, position] = drawn, True
+            made = (~keep[:, position]).long()
+            yield DecodeState(
+                tokens=tokens,
+                known=known,
+                final=known,
+                step=position + 1,
+                num_steps=count,
+                passes=run.passes,
+                proposed=made,
+                accepted=made,
+            )
+            if position + 1 < count:
+                logits = run.extend(drawn[:, None])[:, -1]  # (B, V)
+
+
+def _common_prefix(keep: torch.Tensor) -> int:
+    """The number of leading positions that every row keeps."""
+    return int(keep.all(dim=0).long().cumprod(dim=0).sum())

@@ -1,0 +1,184 @@
+"""Our own image and caption features, so that pictures are measured without any download.
+
+Two small towers trained to agree, as in "Learning Transferable Visual Models From Natural Language
+Supervision" (2021, 2103.00020), on emoji renders only: a convolutional tower for pictures and a tower
+for object names. Names are a closed set, so the caption tower reads words of these names and no others,
+and a gallery holds the mean picture feature of every name. Two linear heads read the colour words.
+They are not Inception features: distances compare with each other, and with nobody else's figures.
+Leaves out on purpose: sentences, several objects, photographs.
+"""
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import nn
+from torch.nn import functional as F
+
+BUNDLED = "emoji-features"
+NOTE = "features: studio's own emoji features, not Inception"
+MAX_SCALE = 60.0
+
+
+class _Convolution(nn.Sequential):
+    """3 x 3 (or 1 x 1) convolution and batch norm."""
+
+    def __init__(self, inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1):
+        convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+        super().__init__(convolution, nn.BatchNorm2d(outputs))
+
+
+class _Residual(nn.Module):
+    """Two convolutions beside a shortcut: (B, C, H, W) to the same."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.first = _Convolution(channels, channels)
+        self.second = _Convolution(channels, channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(x + self.second(F.relu(self.first(x))))
+
+
+class _ImageTower(nn.Module):
+    """Pictures (B, 3, S, S) to pooled features (B, width)."""
+
+    def __init__(self, channels: tuple[int, ...], width: int, patch: int):
+        super().__init__()
+        layers: list[nn.Module] = [nn.PixelUnshuffle(patch)]
+        last = 3 * patch * patch
+        for level, count in enumerate(channels):
+            stride = 2 if level else 1
+            layers += [_Convolution(last, count, stride=stride), nn.ReLU(), _Residual(count)]
+            last = count
+        layers += [_Convolution(last, width, kernel=1), nn.ReLU()]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.layers(images).mean((2, 3))  # (B, width)
+
+
+class _CaptionTower(nn.Module):
+    """Names as word ids (M, L), 0 = no word, to (M, dim): the mean over words, each read at its place."""
+
+    def __init__(self, words: int, length: int, width: int, dim: int):
+        super().__init__()
+        self.words = nn.Embedding(words, width)
+        self.places = nn.Embedding(length, width)
+        self.each = nn.Sequential(nn.Linear(width, width), nn.ReLU())
+        self.all = nn.Sequential(nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, dim))
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        real = (ids > 0).unsqueeze(-1)  # (M, L, 1)
+        read = self.each(self.words(ids) + self.places.weight[: ids.shape[1]])  # (M, L, width)
+        mean = (read * real).sum(1) / real.sum(1).clamp(min=1)  # (M, width)
+        return self.all(mean)  # (M, dim)
+
+
+class ImageTextFeatures(ModelMixin, ConfigMixin):
+    """Pictures and object names as unit vectors that agree when they mean the same.
+
+    Args:
+        names: all object names; their words are the whole vocabulary.
+        backgrounds, tints: the colour words of the two heads; the tint head has one class more, last, for "none".
+        image_size: side that pictures are resized to.
+        dim: of the unit vectors.
+        channels: of the stages of the picture tower, each at half the size of the one before.
+        width: of the pooled picture features. word_width: of word embeddings.
+        patch: side of the pixel squares that the first convolution takes as channels.
+    """
+
+    config_name = "config.json"
+
+    @register_to_config
+    def __init__(
+        self,
+        names: list[str],
+        backgrounds: list[str],
+        tints: list[str],
+        image_size: int = 64,
+        dim: int = 128,
+        channels: tuple[int, ...] = (48, 96, 192),
+        width: int = 512,
+        word_width: int = 96,
+        patch: int = 4,
+    ):
+        super().__init__()
+        words = sorted({word for name in names for word in name.split()})
+        self._ids = {word: i + 1 for i, word in enumerate(words)}
+        self._length = max(len(name.split()) for name in names)
+        self.images = _ImageTower(tuple(channels), width, patch)
+        self.project = nn.Linear(width, dim)
+        self.captions = _CaptionTower(len(words) + 1, self._length, word_width, dim)
+        self.background = nn.Linear(width, len(backgrounds))
+        self.tint = nn.Linear(width, len(tints) + 1)
+        self.log_scale = nn.Parameter(torch.tensor(3.0))
+        self.register_buffer("gallery", torch.zeros(len(names), dim))
+
+    @classmethod
+    def bundled(cls) -> "ImageTextFeatures":
+        """The features that came with the package, ready to use. Raises ValueError when there are none."""
+        from studio.hub import pretrained_folder
+
+        return cls.from_pretrained(pretrained_folder(BUNDLED)).eval()
+
+    @property
+    def names(self) -> list[str]:
+        """All object names; `gallery` has a row for each."""
+        return list(self.config.names)
+
+    def pooled(self, images: torch.Tensor) -> torch.Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1], any size, to pooled features (B, width)."""
+        size = self.config.image_size
+        if images.shape[-2:] != (size, size):
+            images = F.interpolate(
+                images, (size, size), mode="bicubic", antialias=True, align_corners=False
+            )  # (B, 3, S, S)
+        return self.images(images.clamp(-1, 1).to(self.project.weight.dtype))
+
+    def encode_images(self, images: torch.Tensor, *, batch_size: int = 64) -> torch.Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1], any size, to unit vectors (B, dim)."""
+        parts = [self.project(self.pooled(part)) for part in images.split(batch_size)]
+        return F.normalize(torch.cat(parts), dim=-1)  # (B, dim)
+
+    def encode_captions(self, names: list[str]) -> torch.Tensor:
+        """Object names to unit vectors (M, dim). Unknown words are passed over.
+
+        Raises:
+            ValueError: no word of a name is known.
+        """
+        ids = torch.zeros(len(names), self._length, dtype=torch.int64)
+        for row, name in enumerate(names):
+            known = [self._ids[w] for w in name.split() if w in self._ids][: self._length]
+            if not known:
+                raise ValueError(f"name {name!r} has no word that the features know")
+            ids[row, : len(known)] = torch.tensor(known)
+        vectors = self.captions(ids.to(self.project.weight.device))
+        return F.normalize(vectors, dim=-1)  # (M, dim)
+
+    def forward(
+        self, images: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What training needs of pictures (B, 3, H, W): unit vectors (B, dim), scaled similarities to every
+        name (B, M), and the scores of the background and tint words (B, 12), (B, 10)."""
+        pooled = self.pooled(images)
+        features = F.normalize(self.project(pooled), dim=-1)  # (B, dim)
+        scores = self.scale() * features @ self.encode_captions(self.names).T  # (B, M)
+        return features, scores, self.background(pooled), self.tint(pooled)
+
+    def scale(self) -> torch.Tensor:
+        """The learned inverse temperature."""
+        return self.log_scale.exp().clamp(max=MAX_SCALE)
+
+    def retrieve(self, features: torch.Tensor, k: int = 5) -> torch.Tensor:
+        """The k names whose gallery vectors are nearest, best first: (B, dim) to int64 (B, k)."""
+        return (features @ self.gallery.T).topk(k, dim=-1).indices  # (B, k)
+
+    def colour_words(self, images: torch.Tensor) -> tuple[list[str], list[str]]:
+        """The background word and the tint word ("" for none) that the heads read in each picture."""
+        pooled = self.pooled(images)
+        backgrounds = self.background(pooled).argmax(-1).tolist()
+        tints = [*self.config.tints, ""]
+        return (
+            [self.config.backgrounds[i] for i in backgrounds],
+            [tints[i] for i in self.tint(pooled).argmax(-1).tolist()],
+        )

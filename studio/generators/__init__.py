@@ -1,0 +1,1 @@
+"""Networks over tokens, what they are conditioned on, and their runs."""

@@ -1,0 +1,74 @@
+"""The generator contract: a network over tokens, started on a condition to give a run.
+
+Every generator is a diffusers model: its config is its `__init__` signature, and `save_pretrained` /
+`from_pretrained` work as diffusers users know them. State of decoding lives in the run alone.
+"""
+
+import functools
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+
+from studio.generators.conditioning import Condition, check_condition
+from studio.generators.guidance import Guidance
+from studio.generators.run import Run
+from studio.outputs import TokenLayout
+
+OUTPUTS = ("logits", "digits", "losses")
+
+
+class Generator(ModelMixin, ConfigMixin):
+    """Base of all generators.
+
+    A subclass sets `kind` ("ordered": its runs extend a sequence; "unordered": its runs fill masked
+    positions), has a `token_head` (`layers.token_embedding.TokenHead`), and gives `forward` and `start`.
+    """
+
+    config_name = "config.json"
+    kind: str = ""
+    _no_split_modules = ["LlamaBlock", "BertBlock"]
+    _supports_gradient_checkpointing = True
+
+    @property
+    def layout(self) -> TokenLayout:
+        """The layout of the tokens that this network makes."""
+        return TokenLayout.from_dict(self.config.layout)
+
+    def start(self, condition: Condition, *, guidance: Guidance | None = None) -> Run:
+        """Begins to make tokens.
+
+        Args:
+            condition: B rows, on the network's device; B is the run's batch.
+            guidance: classifier-free guidance; None for none.
+        """
+        raise NotImplementedError
+
+    def check_condition(self, condition: Condition) -> None:
+        """Raises ValueError when this network can't be conditioned on `condition`."""
+        check_condition(condition, self.config)
+
+    def _run_blocks(self, blocks, x: torch.Tensor, **options) -> torch.Tensor:
+        """All blocks in turn, (B, N, D) to (B, N, D), recomputed in the backward pass when asked for."""
+        for layer, block in enumerate(blocks):
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                call = functools.partial(block, layer=layer, **options)
+                x = self._gradient_checkpointing_func(call, x)
+            else:
+                x = block(x, layer=layer, **options)
+        return x
+
+    def _read_out(
+        self,
+        x: torch.Tensor,
+        output: str,
+        targets: torch.Tensor | None,
+        label_smoothing: float = 0.0,
+    ) -> torch.Tensor:
+        """Features (B, N, D) to what `forward` was asked for."""
+        if output == "logits":
+            return self.token_head(x)  # (B, N, V)
+        if output == "digits":
+            return self.token_head.digit_logits(x)  # (B, N, sum(levels))
+        if output == "losses" and targets is not None:
+            return self.token_head.cross_entropy(x, targets, label_smoothing=label_smoothing)  # (B, N)
+        raise ValueError(f'output {output!r} must be one of {OUTPUTS}; "losses" needs targets')

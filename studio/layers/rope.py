@@ -1,0 +1,83 @@
+"""Rotary position tables in one, two and three dimensions.
+
+RoFormer: Enhanced Transformer with Rotary Position Embedding, 2021, 2104.09864. Pairs are ADJACENT
+channels (2i, 2i + 1). With several axes the pairs are divided evenly, the first share rotating with
+the first axis (for grids: row, then column, as in LlamaGen, 2024, 2406.06525). Always float32; tables
+are rebuilt where needed and never kept in a state dict.
+"""
+
+import functools
+import math
+
+import torch
+
+CONDITION_ROPES = ("identity", "zeros")
+
+
+@functools.lru_cache(maxsize=64)
+def rope_table(
+    shape: tuple[int, ...],
+    head_dim: int,
+    *,
+    base: float = 10000.0,
+    num_condition: int = 0,
+    condition_rope: str = "identity",
+    device: torch.device | str = "cpu",
+) -> torch.Tensor:
+    """The rotations of every position of a grid, cells in raster order.
+
+    Args:
+        shape: the grid, one to three axes: `(N,)`, `(H, W)` or `(T, H, W)`.
+        head_dim: channels of one head, even.
+        base: wavelengths run from 2 pi towards 2 pi * base cells.
+        num_condition: positions put before the grid.
+        condition_rope: what stands there: "identity" leaves queries and keys as they are; "zeros"
+            makes them zero, so that every score against them is 0 (official LlamaGen weights).
+        device: where the table lives.
+
+    Returns:
+        complex64 (num_condition + prod(shape), head_dim / 2): cos + i sin of each pair's angle.
+
+    Raises:
+        ValueError: `head_dim` is odd or has fewer pairs than `shape` has axes, or an unknown
+            `condition_rope`.
+    """
+    if head_dim % 2 or head_dim // 2 < len(shape):
+        raise ValueError(f"head_dim {head_dim} must be even and hold a pair for each of {shape}")
+    if condition_rope not in CONDITION_ROPES:
+        raise ValueError(f"condition_rope {condition_rope!r} must be one of {CONDITION_ROPES}")
+    # The cache may be filled while decoding and read while training.
+    with torch.inference_mode(False), torch.no_grad():
+        angles = _grid_angles(shape, head_dim // 2, base)  # (N, P)
+        table = torch.complex(angles.cos(), angles.sin())  # (N, P)
+        front = table.new_full((num_condition, head_dim // 2), float(condition_rope == "identity"))
+        return torch.cat((front, table)).to(device)  # (num_condition + N, P)
+
+
+def _grid_angles(shape: tuple[int, ...], pairs: int, base: float) -> torch.Tensor:
+    """Angles in radians, (prod(shape), pairs)."""
+    share, rest = divmod(pairs, len(shape))
+    cells = torch.cartesian_prod(*(torch.arange(n) for n in shape)).view(math.prod(shape), -1)
+    parts = []
+    for axis in range(len(shape)):
+        count = share + (axis < rest)
+        frequencies = base ** (-torch.arange(count).float() / count)  # (count,)
+        parts.append(cells[:, axis, None].float() * frequencies)  # (N, count)
+    return torch.cat(parts, dim=-1)
+
+
+def rotate(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    """Turns every adjacent pair of channels by its position's angle.
+
+    A pair is one complex number: one product, six times faster on a CPU than four real ones.
+
+    Args:
+        x: (B, N, H, D).
+        table: rows of `rope_table`, (N, D / 2), or (B, N, D / 2) when rows stand elsewhere.
+
+    Returns:
+        (B, N, H, D), in x's dtype; the arithmetic is float32.
+    """
+    pairs = torch.view_as_complex(x.float().view(*x.shape[:-1], -1, 2))  # (B, N, H, P)
+    turned = torch.view_as_real(pairs * table.unsqueeze(-2))  # (B, N, H, P, 2)
+    return turned.view(x.shape).to(x.dtype)

@@ -1,0 +1,249 @@
+"""What pipelines share that make pictures from a condition: the loop over decoding states.
+
+A subclass turns its call into a `Job`; the rest - callbacks, previews, cancelling, decoding,
+statistics - is here. On a CPU pictures are decoded one by one, so that their bytes never depend on
+the batch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from studio.decoding.base import DecodingStrategy
+from studio.generators.base import Generator
+from studio.outputs import DecodeState, DecodeStats
+from studio.pipelines import steps
+from studio.pipelines.base import ImageOutput, Preview, StudioPipeline
+from studio.tokenizers.base import Tokenizer
+
+StepCallback = Callable[[StudioPipeline, int, int, dict], Any]
+DEFAULT_STRENGTH = 0.6
+
+
+@dataclass(frozen=True)
+class Job:
+    """One checked call.
+
+    Args:
+        condition: B rows, on the pipeline's device.
+        generators: one a sample.
+        strategy: with all overrides of the call.
+        output_type: see `ImageOutput`.
+        num_tokens: leading tokens to make and decode; all when None.
+        given, keep: tokens int64 (B, N) and which of them stay, bool (B, N); both None for none.
+        callback, callback_inputs: diffusers' `callback_on_step_end` and the names of what it gets.
+    """
+
+    condition: Any
+    generators: list[torch.Generator]
+    strategy: DecodingStrategy
+    output_type: str = "pil"
+    num_tokens: int | None = None
+    given: torch.Tensor | None = None
+    keep: torch.Tensor | None = None
+    callback: StepCallback | None = None
+    callback_inputs: Sequence[str] = ()
+
+
+class GenerationPipeline(StudioPipeline):
+    """Base of pipelines with a tokenizer, a generator and a decoding strategy."""
+
+    model_cpu_offload_seq = "generator->tokenizer"
+
+    def check_parts(self, strategy: DecodingStrategy) -> None:
+        """Raises ValueError unless tokenizer, generator and strategy fit each other."""
+        for name, cls in (("tokenizer", Tokenizer), ("generator", Generator)):
+            part = getattr(self, name)
+            if not isinstance(getattr(part, "_orig_mod", part), cls):
+                raise ValueError(f"{name} must be a {cls.__name__}, but is a {type(part).__name__}")
+        if not isinstance(strategy, DecodingStrategy):
+            raise ValueError(
+                f"decoding must be a DecodingStrategy, but is a {type(strategy).__name__}"
+            )
+        made, read = self.generator.layout, self.tokenizer.layout
+        if [(s.shape, s.vocab_size) for s in made.segments] != [
+            (s.shape, s.vocab_size) for s in read.segments
+        ]:
+            raise ValueError(
+                f"generator makes {made.num_tokens} tokens of {made.vocab_size}, but the tokenizer "
+                f"reads {read.num_tokens} of {read.vocab_size}, or in another shape"
+            )
+        if strategy.kind != self.generator.kind:
+            raise ValueError(
+                f"decoding {type(strategy).__name__} is for {strategy.kind} generators, but "
+                f"{type(self.generator).__name__} is {self.generator.kind}"
+            )
+
+    def make_job(
+        self,
+        condition,
+        *,
+        generator=None,
+        decoding=None,
+        image=None,
+        mask_image=None,
+        strength=None,
+        num_tokens=None,
+        output_type="pil",
+        callback_on_step_end=None,
+        callback_on_step_end_tensor_inputs=("tokens",),
+        **overrides,
+    ) -> Job:
+        """Checks everything that calls have in common. `condition` has a row a sample."""
+        unknown = [
+            n for n in callback_on_step_end_tensor_inputs if n not in self._callback_tensor_inputs
+        ]
+        if unknown:
+            allowed = ", ".join(self._callback_tensor_inputs)
+            raise ValueError(
+                f"callback_on_step_end_tensor_inputs {unknown[0]!r} must be one of {allowed}"
+            )
+        strategy = self.make_strategy(decoding, **overrides)
+        self.check_parts(strategy)
+        if num_tokens is not None:
+            steps.check_whole("num_tokens", num_tokens, 1, self.tokenizer.layout.num_tokens)
+            self.tokenizer.check_num_tokens(num_tokens, self.tokenizer.layout)
+        job = Job(
+            condition=condition.to(self._execution_device),
+            generators=steps.make_generators(generator, condition.batch_size),
+            strategy=strategy,
+            output_type=steps.check_output_type(output_type),
+            num_tokens=num_tokens,
+            callback=callback_on_step_end,
+            callback_inputs=tuple(callback_on_step_end_tensor_inputs),
+        )
+        if image is None and (mask_image is not None or strength is not None):
+            raise ValueError("mask_image and strength need an image")
+        return job if image is None else self._with_image(job, image, mask_image, strength)
+
+    def make_strategy(self, decoding=None, *, num_inference_steps=None, **overrides):
+        """The pipeline's strategy, or `decoding`, with what a call overrides; None overrides
+        nothing."""
+        strategy = self.decoding if decoding is None else decoding
+        if not isinstance(strategy, DecodingStrategy):
+            raise ValueError(
+                f"decoding must be a DecodingStrategy, but is a {type(strategy).__name__}"
+            )
+        if num_inference_steps is not None and strategy.kind == "ordered":
+            raise ValueError(
+                f"num_inference_steps {num_inference_steps!r}: {type(strategy).__name__} makes a "
+                "token a step; use num_tokens, or a masked generator"
+            )
+        return strategy.with_options(num_steps=num_inference_steps, **overrides)
+
+    def _with_image(self, job: Job, image, mask_image, strength) -> Job:
+        """The job of an inpainting (`mask_image`) or a variation (`strength`) of a picture."""
+        if mask_image is not None and strength is not None:
+            raise ValueError("strength can't go with mask_image: all of the mask is made anew")
+        layout, size = self.tokenizer.layout, self.tokenizer.config.image_size
+        batch = len(job.generators)
+        if job.strategy.kind == "ordered" and (mask_image is not None or not layout.prefix):
+            raise ValueError(
+                'image: this edit needs a masked generator; load the model with generator="masked"'
+            )
+        if mask_image is not None and len(layout.segments[0].shape) != 2:
+            raise ValueError(
+                "mask_image: the tokens of this model are not places in the picture; use strength"
+            )
+        images = steps.prepare_images(image, size, batch)  # (B, 3, H, W)
+        if mask_image is not None:
+            cells = steps.mask_cells(mask_image, size, layout.segments[0].shape)
+            keep = ~cells[None].expand(batch, -1)  # (B, N)
+        else:
+            strength = DEFAULT_STRENGTH if strength is None else strength
+            keep = steps.kept_by_strength(strength, layout, job.generators)
+        device, dtype = self._execution_device, self.tokenizer.dtype
+        given = [self.tokenizer.encode(one.to(device, dtype)).tokens for one in images.split(1)]
+        return replace(job, given=torch.cat(given), keep=keep.to(device))
+
+    @torch.no_grad()
+    def run(self, job: Job, *, preview_interval: int = 0) -> Iterator[Preview | ImageOutput]:
+        """Does a job: yields a `Preview` every so many steps (none at 0), and the `ImageOutput` at
+        last.
+
+        Setting `pipe._interrupt = True` ends it after the current step with what is there; closing
+        the iterator ends it with nothing.
+        """
+        self._interrupt = False
+        started = time.perf_counter()
+        layout, strategy = self.tokenizer.layout, job.strategy
+        count = job.num_tokens or layout.num_tokens
+        run = self.generator.start(job.condition, guidance=strategy.guidance)
+        states = strategy.stream(
+            run,
+            layout,
+            job.generators,
+            given=job.given,
+            keep=job.keep,
+            num_tokens=job.num_tokens,
+        )
+        proposed = accepted = 0
+        with self.progress_bar(total=strategy.max_steps(count)) as bar:
+            for state in states:
+                proposed = proposed + state.proposed.sum()
+                accepted = accepted + state.accepted.sum()
+                bar.update()
+                self._call_back(job, state)
+                if preview_interval and not state.step % preview_interval:
+                    yield self._preview(job, state)
+                if self._interrupt:
+                    break
+        images = None
+        if job.output_type != "tokens":
+            images = steps.to_output(self._decode(job, state, job.generators), job.output_type)
+        seconds = time.perf_counter() - started
+        made = int(state.known[0, :count].sum())
+        stats = DecodeStats(state.step, state.passes, made, seconds, int(proposed), int(accepted))
+        self.maybe_free_model_hooks()
+        yield ImageOutput(images=images, tokens=state.tokens[:, :count].clone().cpu(), stats=stats)
+
+    def finish(self, job: Job, return_dict: bool) -> ImageOutput | tuple:
+        """Does a job without previews."""
+        (output,) = self.run(job)
+        return output if return_dict else output.to_tuple()
+
+    def _call_back(self, job: Job, state: DecodeState) -> None:
+        """diffusers' contract; tensors are views, and what the callback returns is not read: a
+        cached run has seen the tokens already."""
+        if job.callback is not None:
+            tensors = {name: getattr(state, name) for name in job.callback_inputs}
+            job.callback(self, state.step - 1, state.step - 1, tensors)
+
+    def _preview(self, job: Job, state: DecodeState) -> Preview:
+        images = None
+        if job.output_type != "tokens":
+            # A preview must not change the result, so it draws from copies.
+            aside = [g.clone_state() for g in job.generators]
+            images = steps.to_output(self._decode(job, state, aside), job.output_type)
+        return Preview(
+            images=images,
+            tokens=state.tokens.clone().cpu(),
+            known=state.known.clone().cpu(),
+            step=state.step,
+            num_steps=state.num_steps,
+            passes=state.passes,
+        )
+
+    def _decode(self, job: Job, state: DecodeState, generators) -> torch.Tensor:
+        """The pictures (B, 3, H, W) of a state; what is not known yet is left out or made up."""
+        tokens, layout, count = state.tokens, self.tokenizer.layout, job.num_tokens
+        made = int(state.known[0].sum())
+        if not bool(state.known[:, : count or layout.num_tokens].all()):
+            proposal = getattr(state, "proposal", None)
+            if proposal is not None:
+                tokens = proposal
+            elif layout.prefix:
+                count = made
+            else:
+                tokens = steps.fill_unknown(tokens, state.known, layout)
+        size = 1 if tokens.device.type == "cpu" else len(tokens)
+        pictures = [
+            self.tokenizer.decode(rows, num_tokens=count, generators=generators[i * size :][:size])
+            for i, rows in enumerate(tokens.split(size))
+        ]
+        return torch.cat(pictures)  # (B, 3, H, W)

@@ -1,0 +1,74 @@
+"""Residual quantization: each level quantizes what the levels before it left over.
+
+SoundStream, 2021, 2107.03312, and Autoregressive Image Generation using Residual Quantization,
+2022, 2203.01941. Any quantizer can be a level. Left out on purpose: the choice of how many levels a
+training step uses, which is a decision of the training loop; `forward` takes `num_levels`.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from studio.outputs import QuantizerOutput
+from studio.quantizers.base import straight_through
+
+
+class ResidualQuantizer(nn.Module):
+    """K quantizers in a row.
+
+    Args:
+        levels: the quantizers, coarse first; all of one width. Vector quantizers should have
+            `l2_norm` off, since what is left over has no length of 1.
+        scales: level k sees what is left divided by `scales[k]`, so that quantizers with a fixed
+            range (lookup-free, finite scalar) can refine; 1 for each when None.
+    """
+
+    def __init__(self, levels: Sequence[nn.Module], *, scales: Sequence[float] | None = None):
+        super().__init__()
+        widths = {level.dim for level in levels}
+        if len(widths) != 1:
+            raise ValueError(f"levels have the widths {sorted(widths)}; exactly one is allowed")
+        if scales is not None and len(scales) != len(levels):
+            raise ValueError(f"scales has {len(scales)} entries; levels has {len(levels)}")
+        self.levels = nn.ModuleList(levels)
+        self.scales = tuple(scales) if scales is not None else (1.0,) * len(levels)
+        self.dim = widths.pop()
+        self.codebook_size = max(level.codebook_size for level in levels)
+
+    def forward(self, z: torch.Tensor, *, num_levels: int | None = None) -> QuantizerOutput:
+        """Quantize `z` (..., D) with the first `num_levels` levels (all when None).
+
+        `indices` is (..., K); `loss` the mean over the levels; `stats` has those of level k as
+        "k/name", and `residual_norm` (K,), the mean length of what each level left over.
+        """
+        count = self._check(num_levels)
+        rest = z.float()
+        total = torch.zeros_like(rest)
+        indices, losses, norms, stats = [], [], [], {}
+        for k in range(count):
+            out = self.levels[k](rest / self.scales[k])
+            step = out.quantized.detach().float() * self.scales[k]
+            total, rest = total + step, rest - step
+            indices.append(out.indices)
+            losses.append(out.loss)
+            norms.append(rest.detach().norm(dim=-1).mean())
+            stats |= {f"{k}/{name}": value for name, value in out.stats.items()}
+        stats["residual_norm"] = torch.stack(norms)
+        quantized = straight_through(z.float(), total).to(z.dtype)
+        loss = torch.stack(losses).mean()
+        return QuantizerOutput(quantized, torch.stack(indices, -1), loss, stats)
+
+    def lookup(self, indices: torch.Tensor) -> torch.Tensor:
+        """The sums of the codes of `indices` (..., k) as vectors (..., D), from the first k <= K
+        levels.
+        """
+        count = self._check(indices.shape[-1])
+        return sum(self.levels[k].lookup(indices[..., k]) * self.scales[k] for k in range(count))
+
+    def _check(self, num_levels: int | None) -> int:
+        if num_levels is None:
+            return len(self.levels)
+        if not 1 <= num_levels <= len(self.levels):
+            raise ValueError(f"num_levels {num_levels} must lie between 1 and {len(self.levels)}")
+        return num_levels

@@ -1,0 +1,133 @@
+"""Training a generator over the tokens of a frozen tokenizer, from captions.
+
+Autoregressive: cross-entropy of every token given those before it. Masked: a random share of the tokens is hidden, as
+in MaskGIT (2022, arXiv 2202.04200), and those are scored. A share of the captions is dropped, for
+classifier-free guidance (2022, arXiv 2207.12598).
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from studio.data.datasets import make_dataset
+from studio.data.token_cache import TokenCache
+from studio.generators.captions import CaptionTokenizer
+from studio.generators.conditioning import TextCondition
+from studio.registry import find_class
+from studio.training.recipe import Recipe
+from studio.training.tasks import export_model, step_generator, tile
+
+VALIDATION = 128
+SHEET = 32
+
+
+class GeneratorTask:
+    """Options in the recipe's `loss`: `caption_dropout`, `cache` (items kept on disk), `vocabulary` (byte-pair ids at
+    most), `sample` (arguments of the decoding strategy for the sheets). `requires.tokenizer` is the tokenizer's folder;
+    `requires.captions` a folder with a caption tokenizer to share, otherwise one is learned from the data."""
+
+    def __init__(self, recipe: Recipe, folder: Path):
+        self.recipe, self.folder = recipe, folder
+        self.options = {"caption_dropout": 0.1, "cache": 65536, "vocabulary": 1024, "sample": {}}
+        self.options |= recipe.loss
+        if "tokenizer" not in recipe.requires:
+            raise ValueError("requires.tokenizer must name the folder of a trained tokenizer")
+        self.tokenizer = _load_tokenizer(recipe.requires["tokenizer"])
+        data = make_dataset(recipe.data, seed=recipe.seed)
+        self.cache = TokenCache(folder.parent / "tokens", self.tokenizer, data, self.options["cache"])
+        # another seed gives renders and combinations that training does not meet
+        self.validation = make_dataset(recipe.data, seed=recipe.seed + 1_000_000)
+        self.captions = self._caption_tokenizer(data)
+
+    def _caption_tokenizer(self, data) -> CaptionTokenizer:
+        shared = self.recipe.requires.get("captions")
+        own = Path(shared) if shared else self.folder / "text_tokenizer"
+        if (own / "tokenizer.json").exists():
+            return CaptionTokenizer.from_pretrained(own)
+        texts = (data.caption(i) for i in range(30000))
+        made = CaptionTokenizer.train(texts, self.options["vocabulary"], max_length=24)
+        made.save_pretrained(own)
+        return made
+
+    def build(self) -> nn.Module:
+        config = dict(self.recipe.model.get("config", {}))
+        config |= {
+            "layout": self.tokenizer.layout.to_dict(),
+            "condition": "text",
+            "text_vocab_size": self.captions.vocab_size,
+            "num_condition_tokens": self.captions.max_length,
+        }
+        return find_class(self.recipe.model["class"])(**config)
+
+    def batch(self, step: int, device: torch.device) -> dict[str, Any]:
+        size = self.recipe.batch_size
+        tokens, captions = self.cache.batch(step * size, size)
+        return self._batch(tokens, captions, device, step)
+
+    def _batch(self, tokens, captions, device, step: int) -> dict[str, Any]:
+        generator = step_generator(self.recipe.seed, step)
+        dropped = torch.rand(len(tokens), generator=generator) < self.options["caption_dropout"]
+        ids, mask = self.captions.encode(captions)
+        condition = TextCondition(ids=ids, mask=mask, dropped=dropped).to(device)
+        share = torch.rand(len(tokens), 1, generator=generator)
+        order = torch.rand(tokens.shape, generator=generator).argsort(-1).argsort(-1)  # (B, N)
+        count = (tokens.shape[1] * torch.cos(share * math.pi / 2)).round().clamp(min=1)
+        return {
+            "tokens": tokens.to(device),
+            "condition": condition,
+            "hidden": (order < count).to(device),
+        }
+
+    def prepare(self, model, average, step: int) -> None:
+        """Nothing changes in the course of training."""
+
+    def loss(self, model: nn.Module, batch: dict[str, Any], step: int) -> tuple[torch.Tensor, dict]:
+        losses = self._losses(model, batch)
+        return losses, {"nats_per_token": losses.item()}
+
+    def _losses(self, model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
+        network, tokens = getattr(model, "module", model), batch["tokens"]
+        if network.kind == "ordered":
+            return model(tokens, batch["condition"], output="losses").mean()
+        hidden = batch["hidden"]
+        seen = tokens.masked_fill(hidden, network.mask_id)
+        losses = model(seen, batch["condition"], output="losses", targets=tokens)  # (B, N)
+        return (losses * hidden).sum() / hidden.sum()
+
+    def evaluate(self, model: nn.Module) -> tuple[dict[str, float], torch.Tensor]:
+        device = next(model.parameters()).device
+        images, captions = self.validation.batch(0, VALIDATION)
+        tokens = torch.cat([self.tokenizer.encode(part).tokens for part in images.split(16)])
+        batch = self._batch(tokens, captions, device, step=0)
+        metrics = {"nats_per_token": self._losses(model, batch).item()}
+        made = self._sample(model, captions[:SHEET], device)
+        return metrics, tile(torch.cat([images[:SHEET], made]), 16)
+
+    def _sample(self, model: nn.Module, captions: list[str], device) -> torch.Tensor:
+        name = {"ordered": "Autoregressive", "unordered": "Masked"}[model.kind]
+        strategy = find_class(name)(**self.options["sample"])
+        ids, mask = self.captions.encode(captions)
+        condition = TextCondition(ids=ids, mask=mask).to(device)
+        run = model.start(condition, guidance=strategy.guidance)
+        generators = [torch.Generator().manual_seed(i) for i in range(len(captions))]
+        for state in strategy.stream(run, self.tokenizer.layout, generators):
+            pass
+        return self.tokenizer.decode(state.tokens.cpu()).clamp(-1, 1)
+
+    def export(self, model: nn.Module, folder: Path) -> None:
+        export_model(model, folder)
+        self.captions.save_pretrained(folder.parent / "text_tokenizer")
+
+
+def _load_tokenizer(folder: str) -> nn.Module:
+    import json
+
+    path = Path(folder) / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(f"requires.tokenizer {folder!r} holds no config.json")
+    name = json.loads(path.read_text())["_class_name"]
+    model = find_class(name).from_pretrained(folder).float().eval()
+    return model.requires_grad_(False)

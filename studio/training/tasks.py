@@ -1,0 +1,79 @@
+"""What a task must give to the training loop, and the tasks by name."""
+
+import importlib
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from studio.training.checkpoint import replace_folder
+from studio.training.ema import WeightAverage
+from studio.training.recipe import Recipe
+
+TASKS = {
+    "tokenizer": "studio.training.tokenizer_task:TokenizerTask",
+    "generator": "studio.training.generator_task:GeneratorTask",
+    "features": "studio.training.features_task:FeaturesTask",
+}
+
+
+class Task(Protocol):
+    """One kind of training. All randomness comes from the step it is given."""
+
+    def build(self) -> nn.Module:
+        """The network with its first weights."""
+        ...
+
+    def batch(self, step: int, device: torch.device) -> dict[str, Any]:
+        """The batch of a step."""
+        ...
+
+    def prepare(self, model: nn.Module, average: WeightAverage, step: int) -> None:
+        """Called before every step: what changes in the course of training, as a function of the step."""
+        ...
+
+    def loss(self, model: nn.Module, batch: dict[str, Any], step: int) -> tuple[torch.Tensor, dict]:
+        """A scalar to minimise, and plain numbers for the log."""
+        ...
+
+    def evaluate(self, model: nn.Module) -> tuple[dict[str, float], torch.Tensor | None]:
+        """Held-out metrics, and a sheet (3, H, W) in [-1, 1] to look at."""
+        ...
+
+    def export(self, model: nn.Module, folder: Path) -> None:
+        """Writes what users load."""
+        ...
+
+
+def make_task(recipe: Recipe, folder: Path) -> Task:
+    """The task that a recipe names. Raises ValueError for an unknown one."""
+    if recipe.task not in TASKS:
+        raise ValueError(f"task {recipe.task!r} must be one of {', '.join(TASKS)}")
+    module, _, name = TASKS[recipe.task].partition(":")
+    return getattr(importlib.import_module(module), name)(recipe, folder)
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """The random numbers of a step."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
+
+
+def tile(images: torch.Tensor, columns: int) -> torch.Tensor:
+    """Pictures (n * columns, 3, H, W) as one sheet (3, n * H, columns * W)."""
+    rows = images.unflatten(0, (-1, columns))  # (n, columns, 3, H, W)
+    return rows.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)  # (3, n * H, columns * W)
+
+
+def export_model(model: nn.Module, folder: Path) -> None:
+    """`save_pretrained` in half precision, whole or not at all."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    state = {k: v.detach().clone() for k, v in model.state_dict().items()}
+    try:
+        model.half().save_pretrained(temporary)
+    finally:
+        model.float().load_state_dict(state)
+    replace_folder(temporary, folder)

@@ -1,0 +1,75 @@
+"""Whole or not at all."""
+
+import os
+import stat
+
+import pytest
+
+from studio.media.files import atomic_path, atomic_write, check_writable
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_write_text_and_bytes(tmp_path):
+    assert atomic_write(tmp_path / "new" / "a.txt", "κ").read_bytes() == "κ".encode()
+    assert atomic_write(tmp_path / "b", b"\0").read_bytes() == b"\0"
+
+
+def test_mode_follows_the_umask(tmp_path):
+    old = os.umask(0o022)
+    try:
+        path = atomic_write(tmp_path / "a", b"x")
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+def test_an_error_inside_leaves_the_old_file(tmp_path):
+    atomic_write(tmp_path / "a", "old")
+    with pytest.raises(RuntimeError), atomic_path(tmp_path / "a") as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert (tmp_path / "a").read_text() == "old" and names(tmp_path) == ["a"]
+
+
+def test_a_kill_half_way_leaves_the_old_file(tmp_path):
+    atomic_write(tmp_path / "a", "old")
+    child = os.fork()
+    if child == 0:
+        with atomic_path(tmp_path / "a") as temporary:
+            temporary.write_text("half")
+            os._exit(9)
+    os.waitpid(child, 0)
+    assert (tmp_path / "a").read_text() == "old"
+
+
+@pytest.mark.parametrize("write", [lambda path: atomic_write(path, "x"), check_writable])
+def test_places_that_can_not_be_written(tmp_path, write):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(
+        OSError, match=r"cannot write '.*below.png': a file stands where a folder is needed"
+    ):
+        write(tmp_path / "file" / "below.png")
+    with pytest.raises(IsADirectoryError, match="it is a folder"):
+        write(tmp_path / "folder")
+    assert names(tmp_path) == ["file", "folder"]
+
+
+@pytest.mark.parametrize("write", [lambda path: atomic_write(path, "x"), check_writable])
+def test_unwritable_folder(tmp_path, write):
+    """A folder without the right to write; for root, who has it everywhere, one of the kernel's."""
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0o555)
+    if os.geteuid() == 0:
+        folder = type(folder)("/proc/self")
+    with pytest.raises(OSError, match=r"cannot write '.*a.png': "):
+        write(folder / "a.png")
+    assert list((tmp_path / "locked").iterdir()) == []
+
+
+def test_check_writable_makes_nothing(tmp_path):
+    check_writable(tmp_path / "new" / "deeper" / "a.png")
+    assert names(tmp_path) == []
