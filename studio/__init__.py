@@ -5,7 +5,12 @@ from studio.registry import CLASSES, find_class
 __version__ = "0.1.0"
 _FUNCTIONS = {"register_with_diffusers": "studio.hub", "list_models": "studio.hub"}
 # The base classes that diffusers looks up on the top level of a registered library.
-_BASES = {"ModelMixin": "diffusers", "SchedulerMixin": "diffusers", "DiffusionPipeline": "diffusers"}
+_BASES = {
+    "ModelMixin": "diffusers",
+    "SchedulerMixin": "diffusers",
+    "DiffusionPipeline": "diffusers",
+    "DecodingStrategy": "studio.decoding.base",
+}
 __all__ = [*CLASSES, *_FUNCTIONS]
 
 

@@ -9,8 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
+from studio.cli.values import Number, Whole, parse_options
+
 logger = logging.getLogger(__name__)
 DEFAULT_OUTPUT = Path("out.png")
+MAX_BATCH = 1024
 
 
 def generate(
@@ -24,36 +27,25 @@ def generate(
     source: Annotated[
         Path | None, typer.Option("--from", help="Make this picture again; options change it.")
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="0 to 2**63 - 1; a random one if absent.")
-    ] = None,
-    count: Annotated[
-        int | None,
-        typer.Option("--count", "-n", help="Pictures; they have the seeds from SEED on."),
-    ] = None,
+    seed: Whole("0 to 2**63 - 1; a random one if absent.") = None,
+    count: Whole("Pictures; they have the seeds from SEED on.", "--count", "-n") = None,
     generator: Annotated[str | None, typer.Option(help="autoregressive or masked.")] = None,
-    tokens: Annotated[int | None, typer.Option(help="Make only so many leading tokens.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps of a masked generator.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Guidance scale.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="0 takes the best token.")] = None,
-    top_k: Annotated[
-        int | None, typer.Option(help="Draw from the best K tokens; 0 for all.")
-    ] = None,
-    top_p: Annotated[
-        float | None, typer.Option(help="Draw from this share of probability.")
-    ] = None,
+    tokens: Whole("Make only so many leading tokens.") = None,
+    steps: Whole("Steps of a masked generator.") = None,
+    guidance: Number("Guidance scale.") = None,
+    temperature: Number("0 takes the best token.") = None,
+    top_k: Whole("Draw from the best K tokens; 0 for all.") = None,
+    top_p: Number("Draw from this share of probability.") = None,
     decoding: Annotated[str | None, typer.Option(help="A decoding strategy by name.")] = None,
     options: Annotated[
         list[str] | None,
         typer.Option("--option", help="An option of the strategy.", metavar="KEY=VALUE"),
     ] = None,
     image: Annotated[Path | None, typer.Option(help="A picture to vary.")] = None,
-    strength: Annotated[
-        float | None, typer.Option(help="Share of IMAGE's tokens made anew.")
-    ] = None,
-    class_label: Annotated[int | None, typer.Option("--class", help="For class models.")] = None,
+    strength: Number("Share of IMAGE's tokens made anew.") = None,
+    class_label: Whole("For models of classes.", "--class") = None,
     revision: Annotated[str | None, typer.Option(help="Of a Hub id.")] = None,
-    batch: Annotated[int, typer.Option(help="Pictures at a time.", min=1, max=1024)] = 1,
+    batch: Whole("Pictures at a time.") = 1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Make pictures. The same seed gives the same bytes, alone or among others."""
@@ -78,6 +70,8 @@ def generate(
         "class_label": class_label,
     }
     opening.check_device(device)
+    if not 1 <= batch <= MAX_BATCH:
+        raise ValueError(f"--batch {batch} must be a whole number from 1 to {MAX_BATCH}")
     request = build_request(source, given)
     paths = output_paths(output, request.count)
     name = model or request.model
@@ -102,26 +96,6 @@ def build_request(source: Path | None, given: dict[str, Any]):
     if "prompt" in changes:
         changes.setdefault("class_label", None)
     return dataclasses.replace(Request.from_dict(read_request(source)), **changes)
-
-
-def parse_options(settings: list[str]) -> dict[str, Any]:
-    """`["min_p=0.1", "schedule=cosine"]` as a dict; values are JSON, or else words.
-
-    Raises:
-        ValueError: a setting without `=`.
-    """
-    import json
-
-    found = {}
-    for setting in settings:
-        key, sign, value = setting.partition("=")
-        if not sign or not key.strip():
-            raise ValueError(f"--option {setting!r} must look like key=value")
-        try:
-            found[key.strip()] = json.loads(value)
-        except ValueError:
-            found[key.strip()] = value
-    return found
 
 
 def output_paths(output: Path, count: int) -> list[Path]:

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from studio.cli.values import Whole
+
 
 def reconstruct(
     file: Annotated[Path, typer.Argument(help="A picture; its middle square is taken.")],
@@ -14,9 +16,7 @@ def reconstruct(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="FILE-reconstructed.png when absent.")
     ] = None,
-    tokens: Annotated[
-        int | None, typer.Option(help="Decode only so many leading tokens (1D models).")
-    ] = None,
+    tokens: Whole("Decode only so many leading tokens (1D models).") = None,
     original: Annotated[
         bool, typer.Option("--original", help="Put what the tokenizer saw on the left.")
     ] = False,

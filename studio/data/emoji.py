@@ -201,6 +201,7 @@ class EmojiImages:
         split: "train" (without the pictures kept from tokenizers), "heldout" (those alone), or "all" (every name).
         wide: share of pictures with a wide variation of scale and shift, mirrored half the time.
         seed: another seed gives other pictures.
+        plain: share of pictures on white, whose captions name no background.
         gradients, tints, pairs, smalls: shares of pictures with a gradient, a tint, two sprites, a small sprite.
         jitter: 1 is the usual variation of scale and shift of the caption style, 0 none.
         font_path: of Noto Color Emoji when it is not where Debian puts it.
@@ -210,6 +211,7 @@ class EmojiImages:
     split: str = "all"
     wide: float = 0.0
     seed: int = 0
+    plain: float = 0.25
     gradients: float = 0.1
     tints: float = 0.2
     pairs: float = 0.05
@@ -251,7 +253,7 @@ class EmojiImages:
 
     def _pick_background(self, rng) -> tuple[str, ...]:
         words = list(COLORS)
-        if rng.random() < 0.25:
+        if rng.random() < self.plain:
             return ("white",)
         first, second = (words[int(i)] for i in rng.choice(len(words), 2, replace=False))
         return (first, second) if rng.random() < self.gradients else (first,)

@@ -37,9 +37,8 @@ def filter_logits(
         bound = logits.topk(top_k, dim=-1).values[..., -1:]  # (..., 1)
         logits = logits.masked_fill(logits < bound, -torch.inf)
     if top_p < 1.0:
-        ordered, order = (
-            (logits / temperature).softmax(dim=-1).sort(-1, descending=True, stable=True)
-        )
+        probs = (logits / temperature).softmax(dim=-1)
+        ordered, order = probs.sort(dim=-1, descending=True, stable=True)
         outside = ordered.cumsum(dim=-1) - ordered > top_p
         outside[..., 0] = False
         outside = torch.zeros_like(outside).scatter(-1, order, outside)

@@ -1,8 +1,9 @@
 """The autoregressive transformer: a prefix for the condition, then tokens from first to last.
 
-Autoregressive Model Beats Diffusion: Llama for Scalable Image Generation (LlamaGen), 2024, 2406.06525: a Llama
-over image tokens with rotary positions on the grid and a class or a text prefix. Beyond it: 1D and 3D layouts, a
-text encoder trained along, codes read and scored by their digits. Left out on purpose: drop-path.
+Autoregressive Model Beats Diffusion: Llama for Scalable Image Generation (LlamaGen), 2024,
+2406.06525: a Llama over image tokens with rotary positions on the grid and a class or a text
+prefix. Beyond it: 1D and 3D layouts, a text encoder trained along, codes read and scored by their
+digits. Left out on purpose: drop-path.
 """
 
 import torch
@@ -36,10 +37,12 @@ class AutoregressiveTransformer(Generator):
 
     Args:
         layout: `TokenLayout.to_dict()` of the tokens, of one segment.
-        dim, num_layers, num_heads, num_kv_heads: D, blocks, query heads, key heads (as many when None).
+        dim, num_layers, num_heads, num_kv_heads: D, blocks, query heads, key heads (as many when
+            None).
         hidden_dim: of the feed-forward; 8 / 3 of `dim` rounded up to `multiple_of` when None.
         norm_eps: of all norms.
-        rope: "2d", rotary angles from the layout's grid (of one, two or three axes); "1d", from the index.
+        rope: "2d", rotary angles from the layout's grid (of one, two or three axes); "1d", from the
+            index.
         rope_base: see `layers.rope.rope_table`.
         condition_rope: "identity", or "zeros" as official LlamaGen weights need.
         condition: "class", "text" (ids, encoded here) or "features" (encoded elsewhere).
@@ -47,7 +50,8 @@ class AutoregressiveTransformer(Generator):
         num_condition_tokens: the longest caption, of "text" and "features".
         caption_dim: C of "features".
         text_vocab_size, text_layers: of the encoder of "text".
-        token_levels: levels of each digit of a code (`FiniteScalarQuantizer(levels)`); None for one row a code.
+        token_levels: levels of each digit of a code (`FiniteScalarQuantizer(levels)`); None for one
+            row a code.
         head, head_rank: see `layers.token_embedding.TokenHead`.
         position_tables: digit tables and digit maps of their own for every position (1D tokens).
         token_dropout, attention_dropout, residual_dropout, ffn_dropout: while training.
@@ -91,10 +95,11 @@ class AutoregressiveTransformer(Generator):
             raise ValueError(f"rope {rope!r} must be 1d or 2d")
         if condition_rope not in CONDITION_ROPES:
             raise ValueError(f"condition_rope {condition_rope!r} must be one of {CONDITION_ROPES}")
-        if rope == "2d" and (len(tokens.segments) > 1 or tokens.segments[0].codebooks > 1):
+        first, *others = tokens.segments
+        if rope == "2d" and (others or first.codebooks > 1):
             raise ValueError("rope '2d' needs a layout of one segment with one codebook; take '1d'")
         self.num_tokens = tokens.num_tokens
-        self._rope_shape = tokens.segments[0].shape if rope == "2d" else (self.num_tokens,)
+        self._rope_shape = first.shape if rope == "2d" else (self.num_tokens,)
         positions = self.num_tokens if position_tables else 0
         self.embeddings = TokenEmbedding(
             tokens.vocab_size, dim, levels=token_levels, num_positions=positions
@@ -141,8 +146,8 @@ class AutoregressiveTransformer(Generator):
         Args:
             tokens: int64 (B, n), the first n of N; the last one is only a target.
             condition: B rows.
-            output: "logits"; "digits", the logits of each digit, where the head has them; "losses", the
-                cross-entropy of every token in nats, computed the cheapest way.
+            output: "logits"; "digits", the logits of each digit, where the head has them; "losses",
+                the cross-entropy of every token in nats, computed the cheapest way.
             targets: what "losses" compares with; `tokens` when None.
             label_smoothing: of "losses".
             condition_rows: also return what stands at the condition's rows (all S; the last, which
@@ -167,7 +172,7 @@ class AutoregressiveTransformer(Generator):
         return self._read_out(x, output, tokens if targets is None else targets, label_smoothing)
 
     def rotary(self, num_condition: int, device: torch.device) -> torch.Tensor:
-        """The rotary table of a prefix of `num_condition` rows and all tokens, complex (S + N, P)."""
+        """The rotary table of a prefix of S = `num_condition` rows and N tokens, (S + N, D / 2)."""
         return rope_table(
             self._rope_shape,
             self.config.dim // self.config.num_heads,
@@ -192,7 +197,8 @@ class AutoregressiveTransformer(Generator):
 class AutoregressiveRun:
     """An `OrderedRun` over an `AutoregressiveTransformer`: cached, and doubled when guided.
 
-    Row b + B of the doubled batch is row b with its condition dropped; it keeps the padding of its twin.
+    Row b + B of the doubled batch is row b with its condition dropped; it keeps the padding of its
+    twin.
     """
 
     def __init__(
@@ -208,7 +214,8 @@ class AutoregressiveRun:
         self.guidance = guidance if guidance is not None and guidance.active else None
         self.device = model.device
         self._condition = condition.joined(condition.null()) if self.guidance else condition
-        self._cache: StaticCache | None = None
+        self._rows = 0  # S, once the condition was fed; then there is a cache
+        self._cache: StaticCache
 
     @property
     def lengths(self) -> torch.Tensor:
@@ -216,7 +223,7 @@ class AutoregressiveRun:
         return torch.tensor(self._lengths(), device=self.device)
 
     def _lengths(self) -> list[int]:
-        if self._cache is None:
+        if not self._rows:
             return [0] * self.batch_size
         return [n - self._rows for n in self._cache.lengths[: self.batch_size]]
 
@@ -225,7 +232,7 @@ class AutoregressiveRun:
         """See `OrderedRun.extend`. Raises ValueError past the last token or for a wrong batch."""
         if tokens.shape[0] != self.batch_size:
             raise ValueError(f"tokens have {tokens.shape[0]} rows; the run has {self.batch_size}")
-        first = self._cache is None
+        first = not self._rows
         held = self._lengths()
         if max(held) + tokens.shape[1] > self.num_tokens:
             raise ValueError(
@@ -242,12 +249,14 @@ class AutoregressiveRun:
         scored = self._places([n + (not first) for n in held], x.shape[1], copies=x.shape[0])
         logits = self.model.token_head(self.model.last_norm(x), scored)  # (2B, n, V)
         if self.guidance:
-            scale = self._scale([0] * self.batch_size if first else [n + 1 for n in held], logits)
-            logits = self.guidance.combine(*logits.chunk(2), scale)  # (B, n, V)
+            starts = [n + (not first) for n in held]
+            scale = self._scale(self.guidance, starts, logits)
+            cond, uncond = logits.chunk(2)
+            logits = self.guidance.combine(cond, uncond, scale)  # (B, n, V)
         return logits
 
     def _places(self, starts: list[int], count: int, copies: int = 0) -> torch.Tensor | None:
-        """Token positions from `starts[b]` on, (count,) or (B, count), for networks with tables a position."""
+        """Positions from `starts[b]` on, (count,) or (B, count); None where no table needs them."""
         if not self.model.embeddings.num_positions:
             return None
         steps = torch.arange(count, device=self.device)
@@ -264,18 +273,18 @@ class AutoregressiveRun:
         prefix, columns = model.conditioner(self._condition)
         self._rows = prefix.shape[1]
         total = self._rows + self.num_tokens
-        attention = model.layers[0].attention
+        config = model.config
         self._cache = StaticCache(
             num_layers=len(model.layers),
             batch_size=prefix.shape[0],
-            num_heads=attention.heads[1],
+            num_heads=config.num_kv_heads or config.num_heads,
             max_length=total,
-            head_dim=attention.head_dim,
+            head_dim=config.dim // config.num_heads,
             dtype=prefix.dtype,
             device=prefix.device,
         )
         self._rope = model.rotary(self._rows, prefix.device)
-        self._columns = self._column_bias = None
+        self._columns: torch.Tensor | None = None
         if columns is not None and not bool(columns.all()):
             tail = columns.new_ones(columns.shape[0], self.num_tokens)
             self._columns = torch.cat((columns, tail), dim=1)  # (2B, S + N)
@@ -292,20 +301,23 @@ class AutoregressiveRun:
             rope = self._rope[starts.unsqueeze(1) + torch.arange(n, device=starts.device)]
         else:
             rope = self._rope[starts : starts + n]
-            if self._columns is None:
+            columns = self._columns
+            if columns is None:
                 causal = n > 1
             elif n == 1:
                 mask = self._column_bias[..., : cache.total]
             else:
-                mask = causal_mask(n, cache.total, columns=self._columns)
+                mask = causal_mask(n, cache.total, columns=columns)
         for layer, block in enumerate(self.model.layers):
             x = block(x, rope=rope, mask=mask, causal=causal, cache=cache, layer=layer)
         self.passes += 1
         return x
 
-    def _scale(self, starts: list[int], logits: torch.Tensor) -> float | torch.Tensor:
+    def _scale(
+        self, guidance: Guidance, starts: list[int], logits: torch.Tensor
+    ) -> float | torch.Tensor:
         """The guidance scale of every scored token, rows beginning at index `starts[b]`."""
-        guidance, total = self.guidance, self.num_tokens
+        total = self.num_tokens
         if guidance.constant:
             return guidance.scale
         count = logits.shape[1]
@@ -321,7 +333,7 @@ class AutoregressiveRun:
     def rewind(self, lengths: torch.Tensor) -> None:
         """See `OrderedRun.rewind`. Raises ValueError for a row that is shorter already."""
         kept = [int(n) for n in lengths.tolist()]
-        if self._cache is None:
+        if not self._rows:
             if any(kept):
                 raise ValueError(f"lengths {kept} must be 0 before the first extend")
             return

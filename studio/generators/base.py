@@ -1,7 +1,7 @@
 """The generator contract: a network over tokens, started on a condition to give a run.
 
-Every generator is a diffusers model: its config is its `__init__` signature, and `save_pretrained` /
-`from_pretrained` work as diffusers users know them. State of decoding lives in the run alone.
+Every generator is a diffusers model: its config is its `__init__` signature, and `save_pretrained`
+/ `from_pretrained` work as diffusers users know them. State of decoding lives in the run alone.
 """
 
 import functools
@@ -21,7 +21,8 @@ class Generator(ModelMixin, ConfigMixin):
     """Base of all generators.
 
     A subclass sets `kind` ("ordered": its runs extend a sequence; "unordered": its runs fill masked
-    positions), has a `token_head` (`layers.token_embedding.TokenHead`), and gives `forward` and `start`.
+    positions), has a `token_head` (`layers.token_embedding.TokenHead`), and gives `forward` and
+    `start`.
     """
 
     config_name = "config.json"
@@ -48,11 +49,11 @@ class Generator(ModelMixin, ConfigMixin):
         check_condition(condition, self.config)
 
     def _run_blocks(self, blocks, x: torch.Tensor, **options) -> torch.Tensor:
-        """All blocks in turn, (B, N, D) to (B, N, D), recomputed in the backward pass when asked for."""
+        """All blocks in turn, (B, N, D) to (B, N, D); checkpointed when that is switched on."""
+        checkpoint = self._gradient_checkpointing_func if self.gradient_checkpointing else None
         for layer, block in enumerate(blocks):
-            if self.gradient_checkpointing and torch.is_grad_enabled():
-                call = functools.partial(block, layer=layer, **options)
-                x = self._gradient_checkpointing_func(call, x)
+            if checkpoint is not None and torch.is_grad_enabled():
+                x = checkpoint(functools.partial(block, layer=layer, **options), x)
             else:
                 x = block(x, layer=layer, **options)
         return x
@@ -70,5 +71,6 @@ class Generator(ModelMixin, ConfigMixin):
         if output == "digits":
             return self.token_head.digit_logits(x)  # (B, N, sum(levels))
         if output == "losses" and targets is not None:
-            return self.token_head.cross_entropy(x, targets, label_smoothing=label_smoothing)  # (B, N)
+            losses = self.token_head.cross_entropy(x, targets, label_smoothing=label_smoothing)
+            return losses  # (B, N)
         raise ValueError(f'output {output!r} must be one of {OUTPUTS}; "losses" needs targets')

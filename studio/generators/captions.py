@@ -1,8 +1,9 @@
 """Captions to byte-pair ids, with a vocabulary learned from captions.
 
-Neural Machine Translation of Rare Words with Subword Units, 2015, 1508.07909, on bytes, so that any script encodes
-and nothing is unknown. Built on the Hugging Face `tokenizers` package, whose own file format it keeps. Left out
-on purpose: decoding, and marks for beginning and end, which the networks have as vectors of their own.
+Neural Machine Translation of Rare Words with Subword Units, 2015, 1508.07909, on bytes, so that any
+script encodes and nothing is unknown. Built on the Hugging Face `tokenizers` package, whose own
+file format it keeps. Left out on purpose: decoding, and marks for beginning and end, which the
+networks have as vectors of their own.
 """
 
 import json
@@ -19,7 +20,8 @@ logger = logging.getLogger(__name__)
 
 VOCABULARY_FILE = "tokenizer.json"
 CONFIG_FILE = "caption_tokenizer_config.json"
-PADDING = "<pad>"  # id 0
+# Id 0. No caption can hold it: blanks never reach the byte-level alphabet as blanks.
+PADDING = "<no text>"
 
 
 class CaptionTokenizer:
@@ -50,7 +52,7 @@ class CaptionTokenizer:
             ValueError: `vocab_size` is below 257.
         """
         if vocab_size < 257:
-            raise ValueError(f"vocab_size {vocab_size} must be >= 257: one id a byte and the padding")
+            raise ValueError(f"vocab_size {vocab_size} must be >= 257: all bytes and the padding")
         tokenizer = Tokenizer(models.BPE())
         tokenizer.normalizer = normalizers.Sequence(
             [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Strip()]
@@ -63,7 +65,10 @@ class CaptionTokenizer:
             show_progress=False,
         )
         tokenizer.train_from_iterator(captions, trainer)
-        return cls(tokenizer, max_length=max_length)
+        # The padding keeps its id, but a caption that spells it is text like any other.
+        data = json.loads(tokenizer.to_str())
+        data["added_tokens"] = []
+        return cls(Tokenizer.from_str(json.dumps(data)), max_length=max_length)
 
     @property
     def vocab_size(self) -> int:
@@ -77,13 +82,16 @@ class CaptionTokenizer:
 
         Args:
             captions: B strings; an empty one gives a row without any real id.
-            max_length: cut here; the tokenizer's own when None. The first cut is logged as a warning.
+            max_length: cut here; the tokenizer's own when None. The first cut is logged as a
+                warning.
 
         Returns:
-            ids int64 (B, S) and mask bool (B, S), True = real; S >= 1. They are what `TextCondition` takes.
+            ids int64 (B, S) and mask bool (B, S), True = real; S >= 1. They are what
+            `TextCondition` takes.
         """
         limit = self.max_length if max_length is None else max_length
-        rows = [e.ids for e in self._tokenizer.encode_batch(list(captions), add_special_tokens=False)]
+        encoded = self._tokenizer.encode_batch(list(captions), add_special_tokens=False)
+        rows = [e.ids for e in encoded]
         longest = max(map(len, rows), default=0)
         if longest > limit and not self._warned:
             self._warned = True
@@ -109,7 +117,8 @@ class CaptionTokenizer:
     def from_pretrained(
         cls, path: str | os.PathLike, *, subfolder: str | None = None, **_
     ) -> "CaptionTokenizer":
-        """Reads what `save_pretrained` wrote; other options of diffusers' loaders are of no use here.
+        """Reads what `save_pretrained` wrote; other options of diffusers' loaders are of no use
+        here.
 
         Raises:
             ValueError: a file is missing or can't be read.

@@ -1,8 +1,8 @@
 """What a generator is asked for, and how it becomes the embeddings in front of the tokens.
 
-Three kinds of conditions: a class, a caption as byte-pair ids, a caption as features of a foreign text
-encoder. Each knows its own null for classifier-free guidance (2022, 2207.12598): `dropped` rows make the
-network use its null embedding. Left out for now: media prefixes.
+Three kinds of conditions: a class, a caption as byte-pair ids, a caption as features of a foreign
+text encoder. Each knows its own null for classifier-free guidance (2022, 2207.12598): `dropped`
+rows make the network use its null embedding. Left out for now: media prefixes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from studio.generators.text_encoder import TextEncoder
 
 @dataclass(frozen=True)
 class Condition:
-    """Base of the three. All fields are tensors whose first axis is the batch; `dropped` is bool (B,)."""
+    """Base of the three: tensors whose first axis is the batch, with `dropped` bool (B,)."""
 
     def __post_init__(self):
         if self.dropped is None:
@@ -87,7 +87,7 @@ class ClassCondition(Condition):
     """
 
     labels: torch.Tensor
-    dropped: torch.Tensor | None = None
+    dropped: torch.Tensor = None  # pyright: ignore
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class TextCondition(Condition):
 
     ids: torch.Tensor
     mask: torch.Tensor
-    dropped: torch.Tensor | None = None
+    dropped: torch.Tensor = None  # pyright: ignore
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class FeatureCondition(Condition):
 
     features: torch.Tensor
     mask: torch.Tensor
-    dropped: torch.Tensor | None = None
+    dropped: torch.Tensor = None  # pyright: ignore
 
 
 class ClassEmbedder(nn.Module):
@@ -134,8 +134,8 @@ class ClassEmbedder(nn.Module):
 
 
 class TextEmbedder(nn.Module):
-    """Encoded captions and one closing vector, which is always there: the last row of a prefix must be
-    real however short the caption is, since the first token is read from it."""
+    """Encoded captions and one closing vector, which is always there: the last row of a prefix must
+    be real however short the caption is, since the first token is read from it."""
 
     def __init__(self, config):
         super().__init__()
@@ -161,12 +161,14 @@ class TextEmbedder(nn.Module):
 
 
 class FeatureEmbedder(nn.Module):
-    """Foreign features through a small perceptron (GELU, tanh form). The null features are stored noise that no
-    training touches (LlamaGen, 2024, 2406.06525); dropped rows keep their padding mask."""
+    """Foreign features through a small perceptron (GELU, tanh form). The null features are stored
+    noise that no training touches (LlamaGen, 2024, 2406.06525); dropped rows keep their padding
+    mask."""
 
     def __init__(self, config):
         super().__init__()
         length, width = config.num_condition_tokens, config.caption_dim
+        self.null: torch.Tensor
         self.register_buffer("null", torch.randn(length, width) / math.sqrt(width))
         self.fc1 = nn.Linear(width, config.dim, bias=False)
         self.fc2 = nn.Linear(config.dim, config.dim, bias=False)
@@ -179,7 +181,7 @@ class FeatureEmbedder(nn.Module):
         return x, condition.mask.bool()
 
 
-# kind -> its condition, and what embeds it as (B, S, D) and a mask bool (B, S), None when all is real.
+# kind -> its condition, and what embeds it: (B, S, D) and a mask bool (B, S), None if all is real.
 KINDS: dict[str, tuple[type[Condition], type[nn.Module]]] = {
     "class": (ClassCondition, ClassEmbedder),
     "text": (TextCondition, TextEmbedder),

@@ -1,9 +1,9 @@
 """Classifier-free guidance as data: its form, its scale and how the scale moves.
 
-Classifier-Free Diffusion Guidance, 2022, 2207.12598. Papers write it in two ways, and the same number
-means different things in them; `form` says which. Scales move with progress k / K: a token's index over
-their number in ordered runs, the step over their number in unordered ones. Left out on purpose: guidance by a second,
-weaker network.
+Classifier-Free Diffusion Guidance, 2022, 2207.12598. Papers write it in two ways, and the same
+number means different things in them; `form` says which. Scales move with progress k / K: a token's
+index over their number in ordered runs, the step over their number in unordered ones. Left out on
+purpose: guidance by a second, weaker network.
 """
 
 import math
@@ -22,9 +22,10 @@ class Guidance:
     Args:
         scale: s, reached at the end of the schedule.
         form: "uncond" is u + s (c - u), neutral at 1 (LlamaGen, RAR, diffusion papers); "cond" is
-            c + s (c - u), neutral at 0 (MaskGIT in TiTok, VAR). "cond" with s equals "uncond" with s + 1.
-        schedule: the share of the way from neutral to `scale` at progress p: "constant" 1, "linear" p,
-            "cosine" (1 - cos(pi p)) / 2, "power-cosine" (1 - cos(pi p^power)) / 2.
+            c + s (c - u), neutral at 0 (MaskGIT in TiTok, VAR). "cond" with s equals "uncond" with
+            s + 1.
+        schedule: the share of the way from neutral to `scale` at progress p: "constant" 1, "linear"
+            p, "cosine" (1 - cos(pi p)) / 2, "power-cosine" (1 - cos(pi p^power)) / 2.
         power: of "power-cosine"; 0 makes it constant.
         interval: (start, stop), guided only for start <= k < stop (LlamaGen's cut-off after decode
             call i is `(0, i + 2)`); None for everywhere.
@@ -90,8 +91,8 @@ class Guidance:
 
         Args:
             cond, uncond: logits (B, n, V).
-            scale: from `scale_at`, one number or a tensor that broadcasts to the logits. Where it is
-                neutral the answer is `cond` to the bit.
+            scale: from `scale_at`, one number or a tensor that broadcasts to the logits. Where it
+                is neutral the answer is `cond` to the bit.
         """
         cond, uncond = cond.float(), uncond.float()
         extra = scale - self.neutral

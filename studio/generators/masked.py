@@ -1,9 +1,10 @@
 """The masked transformer: scores all positions of a partly known sequence at once.
 
-MaskGIT: Masked Generative Image Transformer, 2022, 2202.04200, in the form used with TiTok (An Image is Worth 32
-Tokens for Reconstruction and Generation, 2024, 2406.07550): a post-norm BERT over the condition and the tokens.
-Beyond it: pre-norm Llama blocks (which train better from scratch at small size, and need no exact GELU), rotary
-positions, text prefixes, codes read and scored by their digits.
+MaskGIT: Masked Generative Image Transformer, 2022, 2202.04200, in the form used with TiTok (An
+Image is Worth 32 Tokens for Reconstruction and Generation, 2024, 2406.07550): a post-norm BERT over
+the condition and the tokens. Beyond it: pre-norm Llama blocks (which train better from scratch at
+small size, and need no exact GELU), rotary positions, text prefixes, codes read and scored by their
+digits.
 """
 
 import torch
@@ -31,13 +32,14 @@ from studio.outputs import TokenLayout
 class MaskedTransformer(Generator):
     """Predicts masked tokens from the condition and all known tokens.
 
-    Ids: 0 .. V - 1 codes, V the mask; with a class condition V + 1 + label the classes and V + 1 + num_classes
-    the null class, all in one table.
+    Ids: 0 .. V - 1 codes, V the mask; with a class condition V + 1 + label the classes and V + 1 +
+    num_classes the null class, all in one table.
 
     Args:
         layout: `TokenLayout.to_dict()` of the tokens.
         dim, num_layers, num_heads: D, blocks, heads.
-        hidden_dim: of the feed-forward; 4 `dim` for "post" and 8 / 3 `dim` (rounded up to 32) for "pre" when None.
+        hidden_dim: of the feed-forward; 4 `dim` for "post" and 8 / 3 `dim` (rounded up to 32) for
+            "pre" when None.
         norm: "post", BERT blocks (official weights); "pre", Llama blocks and a last norm.
         norm_eps: of all norms; 1e-12 for "post" and 1e-5 for "pre" when None.
         rope: "1d" or "2d" (the layout's grid) rotary positions on top of the learned ones, or None.
@@ -64,16 +66,16 @@ class MaskedTransformer(Generator):
         norm_eps: float | None = None,
         rope: str | None = None,
         rope_base: float = 10000.0,
+        token_levels: list[int] | None = None,
+        head: str = "full",
+        head_rank: int = 64,
+        position_tables: bool = False,
         condition: str = "class",
         num_classes: int = 1000,
         num_condition_tokens: int = 32,
         caption_dim: int = 2048,
         text_vocab_size: int = 2048,
         text_layers: int = 2,
-        token_levels: list[int] | None = None,
-        head: str = "full",
-        head_rank: int = 64,
-        position_tables: bool = False,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
     ):
@@ -153,8 +155,8 @@ class MaskedTransformer(Generator):
         Args:
             tokens: int64 (B, N), `mask_id` (= V) where masked.
             condition: B rows.
-            output: "logits"; "digits", the logits of each digit, where the head has them; "losses", the
-                cross-entropy of every position in nats, computed the cheapest way.
+            output: "logits"; "digits", the logits of each digit, where the head has them; "losses",
+                the cross-entropy of every position in nats, computed the cheapest way.
             targets: the whole sequence int64 (B, N), for "losses".
             label_smoothing: of "losses".
 
@@ -165,12 +167,12 @@ class MaskedTransformer(Generator):
         return self._read_out(x, output, targets, label_smoothing)
 
     def embed_condition(self, condition: Condition) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The rows in front of the tokens (B, S, D), and which of them are real, bool (B, S) or None."""
+        """The rows in front of the tokens (B, S, D), and which are real, bool (B, S) or None."""
         if self.conditioner is not None:
             return self.conditioner(condition)
         labels = condition.labels.masked_fill(condition.dropped, self.config.num_classes)
-        x = self.embeddings(self.mask_id + 1 + labels) + self.positions.weight[0]  # (B, D)
-        return x.unsqueeze(1), None  # (B, 1, D)
+        x = self.embeddings((self.mask_id + 1 + labels).unsqueeze(1))  # (B, 1, D)
+        return x + self.positions.weight[0], None
 
     def _features(
         self, tokens: torch.Tensor, prefix: torch.Tensor, real: torch.Tensor | None
@@ -207,11 +209,12 @@ class MaskedTransformer(Generator):
 
 
 class MaskedRun:
-    """An `UnorderedRun` over a `MaskedTransformer`: the condition is embedded once, doubled when guided."""
+    """An `UnorderedRun` over a `MaskedTransformer`.
 
-    def __init__(
-        self, model: MaskedTransformer, condition: Condition, guidance: Guidance | None
-    ):
+    The condition, doubled when guided, is embedded once.
+    """
+
+    def __init__(self, model: MaskedTransformer, condition: Condition, guidance: Guidance | None):
         self.model = model
         self.batch_size = condition.batch_size
         self.num_tokens = model.num_tokens
@@ -233,12 +236,14 @@ class MaskedRun:
                 f"({self.batch_size}, {self.num_tokens})"
             )
         ids = torch.where(known, tokens, self.model.mask_id)
-        scale = self.guidance.scale_at(step, num_steps) if self.guidance else None
         self.passes += 1
-        if scale is None or scale == self.guidance.neutral:
+        guidance = self.guidance
+        scale = guidance.scale_at(step, num_steps) if guidance else 0.0
+        if guidance is None or scale == guidance.neutral:
             return self._logits(ids, slice(0, self.batch_size))
         logits = self._logits(torch.cat((ids, ids)), slice(None))  # (2B, N, V)
-        return self.guidance.combine(*logits.chunk(2), scale)  # (B, N, V)
+        cond, uncond = logits.chunk(2)
+        return guidance.combine(cond, uncond, scale)  # (B, N, V)
 
     def _logits(self, ids: torch.Tensor, rows: slice) -> torch.Tensor:
         real = None if self._real is None else self._real[rows]

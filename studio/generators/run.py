@@ -9,8 +9,8 @@ import torch
 
 
 class Run(Protocol):
-    """What both kinds share: `batch_size` (B), `num_tokens` (N, the most there can be), `passes` (network
-    passes so far, a guided and therefore doubled pass counting once) and `device`."""
+    """What both kinds share: `batch_size` (B), `num_tokens` (N, the most there can be), `passes`
+    (network passes so far, a guided and therefore doubled pass counting once) and `device`."""
 
     batch_size: int
     num_tokens: int
@@ -30,8 +30,9 @@ class OrderedRun(Run, Protocol):
         """Appends and scores tokens int64 (B, n) in one pass.
 
         Returns:
-            float32 logits (B, n, V), guided; row i scores the token after input i. The first call also
-            feeds the condition and its answer has one row more: (B, n + 1, V), row 0 scoring token 0.
+            float32 logits (B, n, V), guided; row i scores the token after input i. The first call
+            also feeds the condition and its answer has one row more: (B, n + 1, V), row 0 scoring
+            token 0.
         """
         ...
 

@@ -1,7 +1,7 @@
 """A small text encoder that is trained together with a generator.
 
-Byte-pair ids and learned positions through one or two bidirectional pre-norm Llama blocks. Left out on purpose:
-pretrained language models, whose features enter as a `FeatureCondition`.
+Byte-pair ids and learned positions through one or two bidirectional pre-norm Llama blocks. Left out
+on purpose: pretrained language models, whose features enter as a `FeatureCondition`.
 """
 
 import torch

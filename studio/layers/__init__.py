@@ -1,1 +1,1 @@
-"""Parts of networks that know nothing of tokens' meaning: attention, positions, norms, caches, blocks."""
+"""Parts of networks that know nothing of the tokens' meaning."""

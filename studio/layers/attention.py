@@ -1,8 +1,9 @@
 """Attention behind one function, with a plain reference beside every fast path.
 
-Attention Is All You Need, 2017, 1706.03762. Back ends: "sdpa" (torch's fused kernels) and "plain" (matmul,
-float32 softmax, matmul), which is also the reference that the others are tested against. Left out for now:
-flex, xformers and neighbourhood attention; each becomes one more entry of `BACKENDS`.
+Attention Is All You Need, 2017, 1706.03762. Back ends: "sdpa" (torch's fused kernels) and "plain"
+(matmul, float32 softmax, matmul), which is also the reference that the others are tested against.
+Left out for now: flex, xformers and neighbourhood attention; each becomes one more entry of
+`BACKENDS`.
 """
 
 import functools
@@ -31,8 +32,8 @@ def attention(
         k, v: (B, K, S, D) with K heads that divide H, each shared by H / K query heads.
         mask: broadcasts to (B, H, N, S); bool, True = may be seen, or a float that is added to the
             scores. Every query must see a key.
-        causal: query i sees keys 0 .. S - N + i, aligned to the END, so that the last N of S tokens may be
-            asked alone. Not together with `mask`: put it in the mask (`causal_mask`).
+        causal: query i sees keys 0 .. S - N + i, aligned to the END, so that the last N of S tokens
+            may be asked alone. Not together with `mask`: put it in the mask (`causal_mask`).
         scale: of the scores, 1 / sqrt(D) when None.
         dropout: probability that a weight is dropped.
         backend: "auto", "plain" or "sdpa".
@@ -58,8 +59,8 @@ def attention(
 
 
 def _choose(q: torch.Tensor, k: torch.Tensor) -> str:
-    """The fused kernel, but on a CPU not for short sequences in half precision: measured on 2 x 2.5 GHz
-    with torch 2.11, 80 tokens, 4 heads of 64, forward and backward, it takes 2.5 times as long there."""
+    """The fused kernel, but on a CPU not for short sequences in half precision: measured at
+    2.5 GHz with torch 2.11, 80 tokens, 4 heads of 64, it is 2.5 times slower there."""
     half = q.device.type == "cpu" and q.dtype != torch.float32
     return "plain" if half and q.shape[2] > 1 and k.shape[2] <= 256 else "sdpa"
 
@@ -118,8 +119,8 @@ def causal_mask(
     Returns:
         bool (B or 1, 1, n, total), True = may be seen. Every query sees its own position.
     """
-    if starts is not None or columns is not None:
-        device = (columns if starts is None else starts).device
+    given = columns if starts is None else starts
+    device = device if given is None else given.device
     keys = torch.arange(total, device=device)
     queries = torch.arange(n, device=device).unsqueeze(0)  # (1, n)
     queries = queries + (total - n if starts is None else starts.unsqueeze(1))  # (B or 1, n)

@@ -1,8 +1,8 @@
 """Transformer blocks: the pre-norm Llama block and the post-norm BERT block.
 
-LLaMA: Open and Efficient Foundation Language Models, 2023, 2302.13971 (RMSNorm, SwiGLU, rotary positions, no
-biases); BERT, 2018, 1810.04805 (LayerNorm after the residual sum, exact GELU, biases). Both call the same
-attention. Left out on purpose: drop-path, adaptive normalisation.
+LLaMA: Open and Efficient Foundation Language Models, 2023, 2302.13971 (RMSNorm, SwiGLU, rotary
+positions, no biases); BERT, 2018, 1810.04805 (LayerNorm after the residual sum, exact GELU,
+biases). Both call the same attention. Left out on purpose: drop-path, adaptive normalisation.
 """
 
 import math
@@ -18,7 +18,7 @@ from studio.layers.rope import rotate
 
 
 def dropped(x: torch.Tensor, p: float, training: bool) -> torch.Tensor:
-    """Dropout that costs nothing where it does nothing: decoding is bound by the number of calls."""
+    """Dropout that costs nothing where it does nothing: decoding is bound by calls."""
     return F.dropout(x, p) if training and p else x
 
 
@@ -129,8 +129,8 @@ class LlamaBlock(nn.Module):
         dim, num_heads, num_kv_heads: see `SelfAttention`.
         hidden_dim: width of the feed-forward.
         eps: of both norms.
-        attention_dropout, residual_dropout, ffn_dropout: of attention weights, and of what the two halves
-            add to the stream.
+        attention_dropout, residual_dropout, ffn_dropout: of attention weights, and of what the two
+            halves add to the stream.
     """
 
     def __init__(

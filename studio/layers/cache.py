@@ -1,8 +1,8 @@
 """Keys and values of tokens that were already seen, in memory that is taken once.
 
-A static cache (see gpt-fast) needs no concatenation, and taking tokens back is moving a pointer: slots
-past a row's length hold stale values, which masks keep out of sight. Left out on purpose: paging,
-quantised caches.
+A static cache (see gpt-fast) needs no concatenation, and taking tokens back is moving a pointer:
+slots past a row's length hold stale values, which masks keep out of sight. Left out on purpose:
+paging, quantised caches.
 """
 
 import torch
@@ -32,7 +32,7 @@ class StaticCache:
         device: torch.device | str,
     ):
         shape = (num_layers, batch_size, num_heads, max_length, head_dim)
-        # Zeros, not whatever the memory held: masked slots still meet a weight of 0, and 0 * nan is nan.
+        # Zeros, not what the memory held: masked slots meet a weight of 0, but 0 * nan is nan.
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.max_length = max_length
@@ -46,8 +46,8 @@ class StaticCache:
         """Makes room for `count` more tokens in every row; each layer then calls `update` once.
 
         Returns:
-            the slot of the first new token, also kept in `starts`: one number when all rows are equally
-            long (then writing is a slice), else int64 (B,).
+            the slot of the first new token, also kept in `starts`: one number when all rows are
+            equally long (then writing is a slice), else int64 (B,).
 
         Raises:
             ValueError: no room is left.
@@ -89,7 +89,7 @@ class StaticCache:
         return keys[:, :, : self.total], values[:, :, : self.total]
 
     def rewind(self, lengths: list[int]) -> None:
-        """Forgets everything past `lengths[b]` tokens of row b. Raises ValueError if a row is shorter."""
+        """Keeps `lengths[b]` tokens of row b. Raises ValueError for a row that is shorter."""
         for row, (kept, held) in enumerate(zip(lengths, self.lengths, strict=True)):
             if not 0 <= kept <= held:
                 raise ValueError(f"length {kept} of row {row} must lie between 0 and {held}")

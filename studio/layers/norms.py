@@ -1,8 +1,8 @@
 """Root mean square normalisation.
 
-Root Mean Square Layer Normalization, 2019, 1910.07467. Statistics are taken in float32 and the result
-is cast back to the activations' dtype BEFORE the weight is applied, as the Llama family does. Layer
-normalisation comes from torch.
+Root Mean Square Layer Normalization, 2019, 1910.07467. Statistics are taken in float32 and the
+result is cast back to the activations' dtype BEFORE the weight is applied, as the Llama family
+does. Layer normalisation comes from torch.
 """
 
 import torch

@@ -2,8 +2,8 @@
 
 RoFormer: Enhanced Transformer with Rotary Position Embedding, 2021, 2104.09864. Pairs are ADJACENT
 channels (2i, 2i + 1). With several axes the pairs are divided evenly, the first share rotating with
-the first axis (for grids: row, then column, as in LlamaGen, 2024, 2406.06525). Always float32; tables
-are rebuilt where needed and never kept in a state dict.
+the first axis (for grids: row, then column, as in LlamaGen, 2024, 2406.06525). Always float32;
+tables are rebuilt where needed and never kept in a state dict.
 """
 
 import functools

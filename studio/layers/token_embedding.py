@@ -1,8 +1,8 @@
 """Vectors of tokens, and scores of tokens, with an option for codes made of digits.
 
-A code of a finite scalar quantizer (2023, 2309.15505) is a number whose digits, the first one fastest,
-are its levels on every axis. Codes that share digits look alike, so a table a digit learns much faster
-than one row a code. Left out on purpose: weight tying, which none of our models uses.
+A code of a finite scalar quantizer (2023, 2309.15505) is a number whose digits, the first one
+fastest, are its levels on every axis. Codes that share digits look alike, so a table a digit learns
+much faster than one row a code. Left out on purpose: weight tying, which none of our models uses.
 """
 
 import math
@@ -27,7 +27,7 @@ def check_levels(levels: Sequence[int], vocab_size: int) -> None:
 
 
 class Digits(nn.Module):
-    """Splits codes into digits. Plain numbers inside: nothing to load, and no buffer to misplace."""
+    """Splits codes into digits. Plain numbers inside: nothing to load or to misplace."""
 
     def __init__(self, levels: Sequence[int]):
         super().__init__()
@@ -48,8 +48,8 @@ class TokenEmbedding(nn.Module):
         dim: D.
         levels: levels of each digit of a code; None for one row a code.
         num_special: ids V .. V + num_special - 1 (mask, classes ...), always one row each.
-        num_positions: N, when every position has digit tables of its own (1D tokens, where a digit means
-            something else at each position); 0 when all share them.
+        num_positions: N, when every position has digit tables of its own (1D tokens, where a digit
+            means something else at each position); 0 when all share them.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class TokenEmbedding(nn.Module):
         self.special = nn.Embedding(num_special, dim) if num_special else None
 
     def forward(self, ids: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
-        """Ids int64 (..., n) to (..., n, D); `positions` int64, broadcast to ids, the first n when None."""
+        """Ids int64 (..., n) to (..., n, D); `positions` broadcast to ids, first n when None."""
         if self.digits is None:
             return self.table(ids)
         codes = ids if self.special is None else ids.clamp(max=self.vocab_size - 1)
@@ -86,7 +86,9 @@ class TokenEmbedding(nn.Module):
             if positions is None:
                 positions = torch.arange(ids.shape[-1], device=ids.device)
             digits = digits + (positions * sum(self.digits.levels)).unsqueeze(-1)
-        x = sum(self.table(digits[..., i] + o) for i, o in enumerate(self.offsets))
+        x = self.table(digits[..., 0])  # (..., n, D)
+        for i in range(1, len(self.offsets)):
+            x = x + self.table(digits[..., i] + self.offsets[i])
         if self.special is None:
             return x
         special = self.special((ids - self.vocab_size).clamp(min=0))
@@ -99,10 +101,10 @@ class TokenHead(nn.Module):
     Args:
         dim: D.
         vocab_size: V.
-        kind: "full", one linear map to V; "digits", a linear map to the levels of each digit, a code's
-            logit being the sum over its digits (an exact softmax over V which takes the digits as
-            independent given the context); "digits+full", that plus a map of low rank to V, which
-            starts at zero and learns what digits have to do with each other.
+        kind: "full", one linear map to V; "digits", a linear map to the levels of each digit, a
+            code's logit being the sum over its digits (an exact softmax over V which takes the
+            digits as independent given the context); "digits+full", that plus a map of low rank to
+            V, which starts at zero and learns what digits have to do with each other.
         levels: levels of each digit; needed by the latter two.
         rank: of the low-rank map.
         bias: whether the linear maps carry one.
@@ -126,12 +128,12 @@ class TokenHead(nn.Module):
             raise ValueError(f'num_positions {num_positions} needs head "digits" or "digits+full"')
         if kind not in HEADS:
             raise ValueError(f"head {kind!r} must be one of {HEADS}")
-        if kind != "full" and levels is None:
-            raise ValueError(f"head {kind!r} needs token_levels")
         self.kind = kind
         if kind == "full":
             self.full = nn.Linear(dim, vocab_size, bias=bias)
             return
+        if levels is None:
+            raise ValueError(f"head {kind!r} needs token_levels")
         check_levels(levels, vocab_size)
         self.split = Digits(levels)
         self.digits = nn.Linear(dim, sum(levels), bias=bias)
@@ -142,7 +144,7 @@ class TokenHead(nn.Module):
             self.up = nn.Linear(rank, vocab_size, bias=False)
 
     def forward(self, x: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
-        """(B, n, D) to logits, float32 (B, n, V); `positions` (n,) or (B, n), the first n when None."""
+        """(B, n, D) to float32 logits (B, n, V); `positions` (n,) or (B, n), first n when None."""
         if self.kind == "full":
             return self.full(x).float()
         logits = self._expand(self.digit_logits(x, positions))
@@ -153,9 +155,7 @@ class TokenHead(nn.Module):
         if self.kind == "digits+full":
             nn.init.zeros_(self.up.weight)
 
-    def digit_logits(
-        self, x: torch.Tensor, positions: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def digit_logits(self, x: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
         """(B, n, D) to the logits of all digits side by side, float32 (B, n, sum(levels))."""
         if self.kind == "full":
             raise ValueError('digit logits need head "digits" or "digits+full", not "full"')
@@ -163,7 +163,8 @@ class TokenHead(nn.Module):
         if self.num_positions:
             count = x.shape[-2]
             weights = self.by_position[:count] if positions is None else self.by_position[positions]
-            logits = logits + (x.unsqueeze(-2) @ weights).squeeze(-2)  # (B, n, sum(levels))
+            shape = "bnd,bnde->bne" if weights.ndim == 4 else "bnd,nde->bne"
+            logits = logits + torch.einsum(shape, x, weights)  # (B, n, sum(levels))
         return logits.float()
 
     def _expand(self, logits: torch.Tensor) -> torch.Tensor:
@@ -182,7 +183,8 @@ class TokenHead(nn.Module):
         Args:
             x: features (B, N, D).
             targets: codes int64 (B, N).
-            label_smoothing: share of the target given to all codes; of each digit for head "digits".
+            label_smoothing: share of the target given to all codes; of each digit for head
+                "digits".
 
         Returns:
             float32 (B, N), in nats. Without smoothing it is -log softmax(forward(x))[target].
@@ -191,7 +193,8 @@ class TokenHead(nn.Module):
             return _entropy(self(x), targets, label_smoothing)
         parts = self.digit_logits(x).split(self.split.levels, dim=-1)
         digits = self.split(targets).unbind(-1)
-        return sum(_entropy(p, d, label_smoothing) for p, d in zip(parts, digits, strict=True))
+        losses = [_entropy(p, d, label_smoothing) for p, d in zip(parts, digits, strict=True)]
+        return torch.stack(losses).sum(0)  # (B, N)
 
 
 def _entropy(logits: torch.Tensor, targets: torch.Tensor, smoothing: float) -> torch.Tensor:

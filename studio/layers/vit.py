@@ -5,6 +5,8 @@ attention, learned positions, a class token that nothing reads. Left out on purp
 after the latents (TA-TiTok).
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -30,13 +32,14 @@ class LatentTransformer(nn.Module):
     """Blocks over the sequence class token, patches, latent tokens.
 
     Args:
-        width, layers, heads: of the blocks.
+        size: width W, layers and heads.
         grid: g, the side of the patch grid.
         num_latents: N, the most latent tokens a sequence can have.
     """
 
-    def __init__(self, width: int, layers: int, heads: int, grid: int, num_latents: int):
+    def __init__(self, size: Sequence[int], grid: int, num_latents: int):
         super().__init__()
+        width, layers, heads = size
         scale = width**-0.5
         self.class_embedding = nn.Parameter(scale * torch.randn(1, width))
         self.positions = nn.Parameter(scale * torch.randn(grid * grid + 1, width))

@@ -61,6 +61,13 @@ class Preview:
     passes: int
 
 
+class _Family(tuple):
+    """Classes, of which every subclass is one: `from_pipe` looks for a part's very class."""
+
+    def __contains__(self, cls) -> bool:
+        return any(issubclass(cls, base) for base in self)
+
+
 class StudioPipeline(DiffusionPipeline):
     """Base of all pipelines. A subclass names the classes of its parts in `part_types` and calls
     `register_parts`."""
@@ -88,6 +95,10 @@ class StudioPipeline(DiffusionPipeline):
     def part_names(cls) -> list[str]:
         """Names of the parts, sorted."""
         return cls._get_signature_keys(cls)[0]
+
+    @classmethod
+    def _get_signature_types(cls) -> dict[str, tuple]:
+        return {name: _Family(types) for name, types in super()._get_signature_types().items()}
 
     @classmethod
     def from_pretrained(
@@ -123,7 +134,9 @@ class StudioPipeline(DiffusionPipeline):
             ValueError: one line: the model is not found, a file is broken, a weight does not fit.
         """
         names = cls.part_names()
-        unknown = sorted(set(parts) - set(names))
+        # diffusers' auto pipelines hand on options such as proxies=None.
+        unknown = sorted(k for k, v in parts.items() if k not in names and v is not None)
+        parts = {k: v for k, v in parts.items() if k in names}
         if unknown:
             raise ValueError(f"{unknown[0]} is no argument of {cls.__name__}.from_pretrained")
         if not use_safetensors:

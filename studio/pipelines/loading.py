@@ -140,6 +140,10 @@ def load_model(cls: type, folder: Path, *, dtype: torch.dtype | None = None, var
     dtype = dtype or torch.float32
     weights = {k: v.to(dtype) if v.is_floating_point() else v for k, v in weights.items()}
     model.load_state_dict(weights, strict=True, assign=True)
+    for module in model.modules():  # the buffers that are in no file
+        for key, buffer in module._buffers.items():
+            if buffer is not None and buffer.is_floating_point():
+                module._buffers[key] = buffer.to(dtype)
     return model.eval()
 
 

@@ -54,7 +54,7 @@ def make_generators(
         return [torch.Generator().manual_seed(secrets.randbits(63)) for _ in range(batch)]
     if isinstance(generator, torch.Generator):
         return [generator] * batch
-    generators = list(generator)
+    generators = list(generator) if isinstance(generator, Sequence) else []
     if len(generators) != batch or not all(isinstance(g, torch.Generator) for g in generators):
         raise ValueError(
             f"generator must be one torch.Generator or a list of {batch}, one a sample"

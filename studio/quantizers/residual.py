@@ -6,6 +6,7 @@ training step uses, which is a decision of the training loop; `forward` takes `n
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,7 +25,7 @@ class ResidualQuantizer(nn.Module):
             range (lookup-free, finite scalar) can refine; 1 for each when None.
     """
 
-    def __init__(self, levels: Sequence[nn.Module], *, scales: Sequence[float] | None = None):
+    def __init__(self, levels: Sequence[Any], *, scales: Sequence[float] | None = None):
         super().__init__()
         widths = {level.dim for level in levels}
         if len(widths) != 1:
@@ -64,7 +65,9 @@ class ResidualQuantizer(nn.Module):
         levels.
         """
         count = self._check(indices.shape[-1])
-        return sum(self.levels[k].lookup(indices[..., k]) * self.scales[k] for k in range(count))
+        levels: list[Any] = list(self.levels)[:count]
+        parts = [level.lookup(indices[..., k]) * self.scales[k] for k, level in enumerate(levels)]
+        return torch.stack(parts).sum(0)
 
     def _check(self, num_levels: int | None) -> int:
         if num_levels is None:

@@ -80,6 +80,13 @@ class VectorQuantizer(nn.Module):
         seed: of the draws made by k-means and revival, together with the number of batches seen.
     """
 
+    # Buffers, there with the options that need them: uses of each code and sums of what fell on it
+    # (moving averages), training batches since its last use, training batches seen.
+    ema_count: torch.Tensor
+    ema_sum: torch.Tensor
+    idle: torch.Tensor
+    batches: torch.Tensor
+
     def __init__(
         self,
         codebook_size: int,

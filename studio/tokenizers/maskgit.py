@@ -91,4 +91,5 @@ class MaskGITTokenizer(Tokenizer):
         encoding.
         """
         encoded = self.encode(images)
+        assert encoded.quantized is not None  # encode keeps it
         return self.pixels(encoded.quantized), encoded

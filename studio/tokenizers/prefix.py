@@ -8,6 +8,8 @@ synthesis, so the very first step already reconstructs, coarse to fine. Tokens a
 Leaves out on purpose: the two-stage training against a teacher's codes that the official models need.
 """
 
+import math
+
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import nn
@@ -42,12 +44,35 @@ class Mixer(nn.Module):
         return x + self.fc2(F.silu(self.fc1(self.norm2(x))))
 
 
+class PatchTransformer(nn.Module):
+    """Transformer over the patches of a picture and, after them, latents."""
+
+    def __init__(self, dim, heads, layers, patch_size, patches, latents, latent_dim):
+        super().__init__()
+        self.patch_size = patch_size
+        self.patch_embed = nn.Linear(3 * patch_size**2, dim)
+        self.patch_positions = nn.Parameter(torch.randn(patches, dim) * 0.02)
+        self.latent_embed = nn.Linear(latent_dim, dim)
+        self.latent_positions = nn.Parameter(torch.randn(latents, dim) * 0.02)
+        self.blocks = nn.ModuleList(Mixer(dim, heads) for _ in range(layers))
+
+    def forward(self, images, latents) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images (B, 3, H, W) and latents (B, n, d) to their features (B, patches, D) and (B, n, D)."""
+        patches = F.pixel_unshuffle(images, self.patch_size).flatten(2).transpose(1, 2)
+        patches = self.patch_embed(patches) + self.patch_positions  # (B, patches, D)
+        queries = self.latent_embed(latents) + self.latent_positions[: latents.shape[1]]
+        x = torch.cat([patches, queries], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        return x[:, : patches.shape[1]], x[:, patches.shape[1] :]
+
+
 class Refiner(nn.Module):
     """Residual convolutions on pixels folded by four, beside the picture that they correct."""
 
-    def __init__(self, channels: int, blocks: int):
+    def __init__(self, channels: int, blocks: int, hints: int):
         super().__init__()
-        self.conv_in = nn.Conv2d(48 + channels, channels, 3, padding=1)
+        self.conv_in = nn.Conv2d(48 + 1 + hints, channels, 3, padding=1)
         self.blocks = nn.ModuleList(
             nn.ModuleList(
                 [
@@ -62,8 +87,11 @@ class Refiner(nn.Module):
         nn.init.zeros_(self.conv_out.weight)
         nn.init.zeros_(self.conv_out.bias)
 
-    def forward(self, base: torch.Tensor, hints: torch.Tensor) -> torch.Tensor:
-        x = self.conv_in(torch.cat([F.pixel_unshuffle(base, 4), hints], dim=1))  # (B, C, H/4, W/4)
+    def forward(self, base: torch.Tensor, share: float, hints: list[torch.Tensor]) -> torch.Tensor:
+        """Corrects `base` (B, 3, H, W), made from `share` of all tokens on a logarithmic scale from 0 to 1."""
+        folded = F.pixel_unshuffle(base, 4)  # (B, 48, H/4, W/4)
+        known = torch.full_like(folded[:, :1], share)
+        x = self.conv_in(torch.cat([folded, known, *hints], dim=1))  # (B, C, H/4, W/4)
         for norm, first, second in self.blocks:
             x = x + second(F.silu(first(F.silu(norm(x)))))
         return base + F.pixel_shuffle(self.conv_out(F.silu(x)), 4)  # (B, 3, H, W)
@@ -77,7 +105,7 @@ class PrefixTokenizer(Tokenizer):
         num_tokens: N, the length of the row.
         levels: levels of the finite scalar quantizer; N * len(levels) principal components are kept.
         dim, heads: width of the transformers, and their heads.
-        encoder_layers, decoder_layers: transformer blocks.
+        encoder_layers, decoder_layers: transformer blocks; 0 leaves the linear analysis, or the convolutions, alone.
         patch_size: side of the patches that the transformers see, a multiple of 4.
         refiner_channels, refiner_blocks: of the convolutions at the end.
         refined: how many leading tokens are followed by a token that codes what rounding them left over; the
@@ -86,14 +114,7 @@ class PrefixTokenizer(Tokenizer):
     """
 
     _no_split_modules = ["Mixer"]
-    _encoder_modules = (
-        "patch_embed",
-        "patch_positions",
-        "latent_embed",
-        "latent_tokens",
-        "encoder",
-        "to_latents",
-    )
+    _encoder_modules = ("encoder", "to_latents")
 
     @register_to_config
     def __init__(
@@ -108,10 +129,10 @@ class PrefixTokenizer(Tokenizer):
         decoder_layers: int = 3,
         patch_size: int = 8,
         refiner_channels: int = 96,
-        refiner_blocks: int = 3,
-        refined: int = 2,
+        refiner_blocks: int = 6,
+        refined: int = 4,
         spread: float = 0.7,
-        fine_spread: float = 4.5,
+        fine_spread: float = 3.5,
     ):
         super().__init__()
         self.quantize = FiniteScalarQuantizer(levels)
@@ -124,22 +145,22 @@ class PrefixTokenizer(Tokenizer):
         spreads[1 : 2 * refined : 2] = fine_spread
         self.register_buffer("_spreads", spreads[:, None], persistent=False)  # (N, 1)
 
-        self.patch_embed = nn.Linear(3 * patch_size**2, dim)
-        self.patch_positions = nn.Parameter(torch.randn(patches, dim) * 0.02)
-        self.latent_embed = nn.Linear(per_token, dim)
-        self.latent_tokens = nn.Parameter(torch.randn(num_tokens, dim) * 0.02)
-        self.encoder = nn.ModuleList(Mixer(dim, heads) for _ in range(encoder_layers))
-        self.to_latents = nn.Linear(dim, per_token)
-
-        self.token_embed = nn.Linear(per_token, dim)
-        self.token_positions = nn.Parameter(torch.randn(num_tokens, dim) * 0.02)
-        self.base_embed = nn.Linear(3 * patch_size**2, dim)
-        self.base_positions = nn.Parameter(torch.randn(patches, dim) * 0.02)
-        self.decoder = nn.ModuleList(Mixer(dim, heads) for _ in range(decoder_layers))
-        self.to_hints = nn.Linear(dim, refiner_channels * (patch_size // 4) ** 2)
-        self.refiner = Refiner(refiner_channels, refiner_blocks)
-        nn.init.zeros_(self.to_latents.weight)
-        nn.init.zeros_(self.to_latents.bias)
+        self.encoder = self.decoder = None
+        if encoder_layers:
+            self.encoder = PatchTransformer(
+                dim, heads, encoder_layers, patch_size, patches, num_tokens, per_token
+            )
+            self.to_latents = nn.Linear(dim, per_token)
+            nn.init.zeros_(self.to_latents.weight)
+            nn.init.zeros_(self.to_latents.bias)
+        hints = 0
+        if decoder_layers:
+            self.decoder = PatchTransformer(
+                dim, heads, decoder_layers, patch_size, patches, num_tokens, per_token
+            )
+            hints = refiner_channels
+            self.to_hints = nn.Linear(dim, hints * (patch_size // 4) ** 2)
+        self.refiner = Refiner(refiner_channels, refiner_blocks, hints)
 
     @property
     def layout(self) -> TokenLayout:
@@ -180,11 +201,9 @@ class PrefixTokenizer(Tokenizer):
             raise ValueError(f"image size {tuple(images.shape[-2:])} must be {side}x{side}")
         analysis = (images.flatten(1) - self.mean) @ self.components.T / self.deviations
         linear = self._split_fine(analysis.unflatten(1, (self.config.num_tokens, -1)))  # (B, N, D)
-        patches = self.patch_embed(self._patches(images)) + self.patch_positions
-        x = torch.cat([patches, self.latent_embed(linear) + self.latent_tokens], dim=1)
-        for block in self.encoder:
-            x = block(x)
-        return linear + self.to_latents(x[:, patches.shape[1] :])
+        if self.encoder is None:
+            return linear
+        return linear + self.to_latents(self.encoder(images, linear)[1])
 
     def _split_fine(self, analysis: torch.Tensor) -> torch.Tensor:
         """Deviations (B, N, D) to latents (B, N, D): refining tokens get what the token before them leaves over."""
@@ -197,17 +216,14 @@ class PrefixTokenizer(Tokenizer):
 
     def pixels(self, quantized: torch.Tensor) -> torch.Tensor:
         """Quantized latents (B, n, D) of the first n tokens to images (B, 3, H, W), about [-1, 1], not clamped."""
-        count, side = quantized.shape[1], self.config.image_size
-        base = self.synthesis(quantized)
-        tokens = self.token_embed(quantized) + self.token_positions[:count]
-        patches = self.base_embed(self._patches(base)) + self.base_positions
-        x = torch.cat([patches, tokens], dim=1)
-        for block in self.decoder:
-            x = block(x)
-        hints = self.to_hints(x[:, : patches.shape[1]])  # (B, patches, C * (p/4)^2)
-        grid = side // self.config.patch_size
-        hints = hints.transpose(1, 2).unflatten(2, (grid, grid))
-        return self.refiner(base, F.pixel_shuffle(hints, self.config.patch_size // 4))
+        base, hints = self.synthesis(quantized), []
+        if self.decoder is not None:
+            grid = self.config.image_size // self.config.patch_size
+            marks = self.to_hints(self.decoder(base, quantized)[0])  # (B, patches, C * (p/4)^2)
+            marks = marks.transpose(1, 2).unflatten(2, (grid, grid))
+            hints = [F.pixel_shuffle(marks, self.config.patch_size // 4)]
+        share = math.log2(quantized.shape[1]) / max(1.0, math.log2(self.config.num_tokens))
+        return self.refiner(base, share, hints)
 
     def synthesis(self, quantized: torch.Tensor) -> torch.Tensor:
         """The linear picture (B, 3, H, W) of the first n quantized latents (B, n, D), which the networks correct."""
@@ -222,10 +238,6 @@ class PrefixTokenizer(Tokenizer):
         half, offset = (levels - 1) / 2, 0.5 * (1 - levels % 2)
         inner = (quantized * (levels // 2) + offset) / half  # (B, n, D) in [-1, 1]
         return torch.atanh(inner * SHRINK) - torch.atanh(offset / half * SHRINK)
-
-    def _patches(self, images: torch.Tensor) -> torch.Tensor:
-        folded = F.pixel_unshuffle(images, self.config.patch_size)
-        return folded.flatten(2).transpose(1, 2)  # (B, patches, 3 * p^2)
 
     def encode(self, media: torch.Tensor) -> TokenizerOutput:
         """Images (B, 3, H, W) in [-1, 1] to tokens (B, N); `latents` and `quantized` are (B, N, D)."""

@@ -7,6 +7,8 @@ first tokens can be decoded. Exact: it holds the official weights. Left out on p
 single-stage variants (a larger codebook, a continuous latent, text), and training.
 """
 
+from collections.abc import Sequence
+
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import nn
@@ -45,12 +47,10 @@ OFFICIAL_SIZES = {
 class TiTokEncoder(nn.Module):
     """Images (B, 3, H, W) in [0, 1] and latent queries (N, W) to latents (B, N, D)."""
 
-    def __init__(
-        self, size: tuple[int, int, int], grid: int, patch: int, num_tokens: int, dim: int
-    ):
+    def __init__(self, size: Sequence[int], grid: int, patch: int, num_tokens: int, dim: int):
         super().__init__()
         self.patch_embed = nn.Conv2d(3, size[0], patch, stride=patch)
-        self.trunk = LatentTransformer(*size, grid, num_tokens)
+        self.trunk = LatentTransformer(size, grid, num_tokens)
         self.conv_out = nn.Conv2d(size[0], dim, 1)
 
     def forward(self, images: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
@@ -65,14 +65,12 @@ class TiTokEncoder(nn.Module):
 class TiTokDecoder(nn.Module):
     """The first n quantized latents (B, n, D) to logits over proxy codes (B, V', g, g)."""
 
-    def __init__(
-        self, size: tuple[int, int, int], grid: int, num_tokens: int, dim: int, proxy_codes: int
-    ):
+    def __init__(self, size: Sequence[int], grid: int, num_tokens: int, dim: int, proxy_codes: int):
         super().__init__()
         width, self.grid = size[0], grid
         self.embed = nn.Linear(dim, width)
         self.mask_token = nn.Parameter(width**-0.5 * torch.randn(1, 1, width))
-        self.trunk = LatentTransformer(*size, grid, num_tokens)
+        self.trunk = LatentTransformer(size, grid, num_tokens)
         self.head = nn.Sequential(
             nn.Conv2d(width, 2 * width, 1), nn.Tanh(), nn.Conv2d(2 * width, proxy_codes, 1)
         )
@@ -112,8 +110,8 @@ class TiTokTokenizer(Tokenizer):
         image_size: int = 256,
         patch_size: int = 16,
         decoder_patch_size: int | None = None,
-        encoder_size: tuple[int, int, int] = VIT_SIZES["large"],
-        decoder_size: tuple[int, int, int] = VIT_SIZES["large"],
+        encoder_size: Sequence[int] = VIT_SIZES["large"],
+        decoder_size: Sequence[int] = VIT_SIZES["large"],
         num_tokens: int = 32,
         prefix: bool = False,
         codebook_size: int = 4096,
@@ -136,13 +134,11 @@ class TiTokTokenizer(Tokenizer):
         self.latent_tokens = nn.Parameter(
             encoder_size[0] ** -0.5 * torch.randn(num_tokens, encoder_size[0])
         )
-        self.encoder = TiTokEncoder(tuple(encoder_size), grid, patch_size, num_tokens, codebook_dim)
+        self.encoder = TiTokEncoder(encoder_size, grid, patch_size, num_tokens, codebook_dim)
         self.quantize = VectorQuantizer(
             codebook_size, codebook_dim, l2_norm=codebook_l2_norm, commitment=commitment
         )
-        self.decoder = TiTokDecoder(
-            tuple(decoder_size), cells, num_tokens, codebook_dim, proxy_codes
-        )
+        self.decoder = TiTokDecoder(decoder_size, cells, num_tokens, codebook_dim, proxy_codes)
         if has_pixel_decoder:
             shape = (pixel_channels, tuple(pixel_multipliers), pixel_res_blocks, pixel_dim)
             self.pixel_codebook = nn.Parameter(torch.randn(proxy_codes, pixel_dim))
@@ -211,6 +207,7 @@ class TiTokTokenizer(Tokenizer):
         S, S).
         """
         encoded = self.encode(images)
+        assert encoded.quantized is not None  # encode keeps it
         kept = encoded.quantized[:, :num_tokens]  # (B, n, D)
         return (self.pixels if self.config.has_pixel_decoder else self.logits)(kept), encoded
 

@@ -1,7 +1,8 @@
 """Training the evaluation features: pictures of one emoji, and its name, become near each other.
 
-Pictures are rendered in batches by warping the sprites, which is some thirty times faster than drawing them
-one by one; what is measured, and the gallery, are pictures drawn as any user sees them.
+Pictures are rendered in batches by warping the sprites, which is some thirty times faster than
+drawing them one by one; what is measured, and the gallery, are pictures drawn as any user sees
+them.
 """
 
 from dataclasses import replace
@@ -28,8 +29,8 @@ class FeaturesTask:
 
     - `pairs`: weight of the agreement between two pictures of one emoji;
     - `colours`: weight of the two colour heads;
-    - `tinted`, `wide`, `blurred`: shares of tinted pictures, of ones with a wide variation of scale and shift, and
-      of blurred ones;
+    - `tinted`, `wide`, `blurred`: shares of tinted pictures, of ones with a wide variation of scale
+      and shift, and of blurred ones;
     - `gallery`: drawn pictures a name in the final gallery.
 
     `batch_size` counts emoji; each is rendered twice.
@@ -37,7 +38,7 @@ class FeaturesTask:
 
     def __init__(self, recipe: Recipe, folder: Path):
         self.recipe, self.folder = recipe, folder
-        self.options = {"pairs": 0.5, "colours": 0.1, "tinted": 0.35, "wide": 0.3, "blurred": 0.5}
+        self.options = {"pairs": 0.5, "colours": 0.1, "tinted": 0.35, "wide": 0.2, "blurred": 0.5}
         self.options |= {"gallery": 6} | recipe.loss
         self.font_path = recipe.data.get("font_path")
         self.names, sprites = load_sprites(self.font_path)
@@ -48,7 +49,21 @@ class FeaturesTask:
     def build(self) -> nn.Module:
         config = {"names": self.names, "backgrounds": list(COLORS), "tints": list(TINTS)}
         config |= self.recipe.model.get("config", {})
-        return find_class(self.recipe.model["class"])(**config)
+        model = find_class(self.recipe.model["class"])(**config)
+        self._imprint(model)
+        return model
+
+    @torch.no_grad()
+    def _imprint(self, model: nn.Module, pictures: int = 2) -> None:
+        """Starts each name's vector as the mean of its pictures', as in "Low-Shot Learning with
+        Imprinted Weights" (2017, 1712.07136), so that training need not learn an arbitrary map."""
+        total = torch.zeros_like(model.captions.weight)
+        for number in range(pictures):
+            generator = step_generator(self.recipe.seed, 10**9 + number)
+            for labels in torch.randperm(len(self.names), generator=generator).split(128):
+                looks = self._looks(len(labels), generator)
+                total[labels] += model(warp(self.sprites[labels], looks))[0]
+        model.captions.weight.copy_(F.normalize(total, dim=-1))
 
     def batch(self, step: int, device: torch.device) -> dict[str, Any]:
         generator = step_generator(self.recipe.seed, step)
@@ -61,8 +76,8 @@ class FeaturesTask:
         return {name: value.to(device) for name, value in batch.items()}
 
     def _looks(self, count: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """How each picture looks: `tint` (len(TINTS) = none), `background` (-100 = gradient), `stops`
-        (B, 2) colour numbers, `scale` and `shift` as shares of the picture."""
+        """How each picture looks: `tint` (len(TINTS) = none), `background` (-100 = gradient),
+        `stops` (B, 2) colour numbers, `scale` and `shift` as shares of the picture."""
         draws = torch.rand(count, 8, generator=generator)
         wide = draws[:, 0] < self.options["wide"]
         none = draws[:, 1] >= self.options["tinted"]
@@ -75,16 +90,19 @@ class FeaturesTask:
             "tint": torch.where(none, len(TINTS), (draws[:, 4] * len(TINTS)).long()),
             "background": torch.where(same, stops[:, 0], -100),
             "stops": stops,
-            "scale": torch.where(wide, 0.4 + 0.4 * draws[:, 5], 0.78 + 0.17 * draws[:, 5]),
+            "scale": torch.where(wide, 0.45 + 0.35 * draws[:, 5], 0.78 + 0.17 * draws[:, 5]),
             "shift": reach * (2 * draws[:, 6:8] - 1),  # (B, 2)
         }
+
+    def prepare(self, model, average, step: int) -> None:
+        """Nothing changes in the course of training."""
 
     def loss(self, model: nn.Module, batch: dict[str, Any], step: int) -> tuple[torch.Tensor, dict]:
         features, scores, backgrounds, tints = model(batch["images"])
         groups = self.groups.to(scores.device)
         tinted = (batch["tint"] < len(TINTS))[:, None]  # (2B, 1)
         every = torch.arange(len(groups), device=scores.device)
-        # a tinted picture no longer tells "red apple" from "green apple": any name of the kind is right
+        # a tinted picture no longer tells "red apple" from "green apple": either name is right
         right = torch.where(
             tinted, batch["groups"][:, None] == groups, batch["labels"][:, None] == every
         )  # (2B, M)
@@ -93,14 +111,17 @@ class FeaturesTask:
         pair_loss = self._pair_loss(model, features, batch["groups"])
         colour_loss = F.cross_entropy(backgrounds, batch["background"])
         colour_loss = colour_loss + F.cross_entropy(tints, batch["tint"])
-        total = name_loss + self.options["pairs"] * pair_loss + self.options["colours"] * colour_loss
+        total = (
+            name_loss + self.options["pairs"] * pair_loss + self.options["colours"] * colour_loss
+        )
         found = right.gather(1, scores.argmax(-1, keepdim=True)).float().mean()
         parts = {"name_loss": name_loss, "pair_loss": pair_loss, "colour_loss": colour_loss}
         return total, {k: v.item() for k, v in {**parts, "top1": found}.items()}
 
     @staticmethod
     def _pair_loss(model: nn.Module, features: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-        """InfoNCE between the two pictures of each emoji; kinds that stand twice in a batch don't repel."""
+        """InfoNCE between the two pictures of each emoji; kinds that stand twice in a batch don't
+        repel."""
         scale = getattr(model, "module", model).scale()
         first, second = features.chunk(2)
         own = torch.arange(len(first), device=features.device)
@@ -136,21 +157,22 @@ class FeaturesTask:
     @torch.no_grad()
     def _settle(self, model: nn.Module, batches: int) -> None:
         """Measures the batch norms' means and variances anew, for the averaged weights."""
-        norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+        norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         usual = [norm.momentum for norm in norms]
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # a plain mean over the batches
         model.train()
         for number in range(batches):
-            model.pooled(self.batch(10**9 + number, model.gallery.device)["images"])
+            model(self.batch(10**9 + number, model.gallery.device)["images"])
         model.eval()
         for norm, momentum in zip(norms, usual, strict=True):
             norm.momentum = momentum
 
     @torch.no_grad()
     def _fill_gallery(self, model: nn.Module, pictures: int) -> None:
-        """The mean vector of every name over untinted pictures on backgrounds of several colours."""
+        """The mean vector of every name over untinted pictures on backgrounds of several
+        colours."""
         words = list(COLORS)
         rng = np.random.default_rng([self.recipe.seed, 77])
         for number, name in enumerate(self.names):
@@ -183,14 +205,15 @@ def _half_size(sprites: np.ndarray) -> torch.Tensor:
 
 
 def warp(sprites: torch.Tensor, looks: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Pictures of sprites: uint8 (B, 4, S, S), colours times alpha, to float (B, 3, S, S) in [-1, 1].
+    """Pictures of sprites: uint8 (B, 4, S, S), colours times alpha, to float (B, 3, S, S) in [-1,
+    1].
 
     `looks` is what `FeaturesTask._looks` gives.
     """
     size = sprites.shape[-1]
     rgba = _tinted(sprites.float() / 255, looks["tint"])
-    coarse = F.interpolate(F.avg_pool2d(rgba, 2), scale_factor=2, mode="bilinear")
-    rgba = torch.where((looks["scale"] < 0.6)[:, None, None, None], coarse, rgba)
+    small = looks["scale"] < 0.6
+    rgba[small] = F.interpolate(F.avg_pool2d(rgba[small], 2), scale_factor=2, mode="bilinear")
     zoom, zero = 1 / looks["scale"], torch.zeros_like(looks["scale"])
     right, down = (-2 * looks["shift"] * zoom[:, None]).unbind(1)
     rows = [torch.stack([zoom, zero, right], 1), torch.stack([zero, zoom, down], 1)]
@@ -216,11 +239,12 @@ def _tinted(rgba: torch.Tensor, tints: torch.Tensor) -> torch.Tensor:
 
 
 def _disturb(images: torch.Tensor, share: float, generator: torch.Generator) -> torch.Tensor:
-    """Some blur, noise and change of contrast, so that features look past what a tokenizer loses."""
+    """Some blur, noise and change of contrast, so that features look past what a tokenizer
+    loses."""
     draws = torch.rand(len(images), 4, 1, 1, 1, generator=generator)  # (B, 4, 1, 1, 1)
     blurred = F.avg_pool2d(images, 3, 1, 1, count_include_pad=False)
     strength = torch.where(draws[:, 0] < share, draws[:, 1], 0.0)
     images = torch.lerp(images, blurred, strength)
     noise = torch.randn(images.shape, generator=generator)
-    images = images * (0.9 + 0.2 * draws[:, 2]) + noise * (0.12 * draws[:, 3] ** 2)
+    images = images * (0.9 + 0.2 * draws[:, 2]) + noise * (0.1 * draws[:, 3] ** 2)
     return images.clamp(-1, 1)

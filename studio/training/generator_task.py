@@ -26,13 +26,13 @@ SHEET = 32
 
 class GeneratorTask:
     """Options in the recipe's `loss`: `caption_dropout`, `cache` (items kept on disk), `vocabulary` (byte-pair ids at
-    most), `sample` (arguments of the decoding strategy for the sheets). `requires.tokenizer` is the tokenizer's folder;
+    most), `short` (share of steps on the first half of the tokens alone, where a network reads them in order), `sample` (arguments of the decoding strategy for the sheets). `requires.tokenizer` is the tokenizer's folder;
     `requires.captions` a folder with a caption tokenizer to share, otherwise one is learned from the data."""
 
     def __init__(self, recipe: Recipe, folder: Path):
         self.recipe, self.folder = recipe, folder
-        self.options = {"caption_dropout": 0.1, "cache": 65536, "vocabulary": 1024, "sample": {}}
-        self.options |= recipe.loss
+        self.options = {"caption_dropout": 0.1, "cache": 65536, "vocabulary": 1024}
+        self.options |= {"short": 0.0, "sample": {}, **recipe.loss}
         if "tokenizer" not in recipe.requires:
             raise ValueError("requires.tokenizer must name the folder of a trained tokenizer")
         self.tokenizer = _load_tokenizer(recipe.requires["tokenizer"])
@@ -75,7 +75,9 @@ class GeneratorTask:
         share = torch.rand(len(tokens), 1, generator=generator)
         order = torch.rand(tokens.shape, generator=generator).argsort(-1).argsort(-1)  # (B, N)
         count = (tokens.shape[1] * torch.cos(share * math.pi / 2)).round().clamp(min=1)
+        short = torch.rand((), generator=generator) < self.options["short"]
         return {
+            "count": tokens.shape[1] // 2 if short else tokens.shape[1],
             "tokens": tokens.to(device),
             "condition": condition,
             "hidden": (order < count).to(device),
@@ -91,6 +93,7 @@ class GeneratorTask:
     def _losses(self, model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
         network, tokens = getattr(model, "module", model), batch["tokens"]
         if network.kind == "ordered":
+            tokens = tokens[:, : batch["count"]]
             return model(tokens, batch["condition"], output="losses").mean()
         hidden = batch["hidden"]
         seen = tokens.masked_fill(hidden, network.mask_id)
@@ -101,7 +104,7 @@ class GeneratorTask:
         device = next(model.parameters()).device
         images, captions = self.validation.batch(0, VALIDATION)
         tokens = torch.cat([self.tokenizer.encode(part).tokens for part in images.split(16)])
-        batch = self._batch(tokens, captions, device, step=0)
+        batch = {**self._batch(tokens, captions, device, step=0), "count": tokens.shape[1]}
         metrics = {"nats_per_token": self._losses(model, batch).item()}
         made = self._sample(model, captions[:SHEET], device)
         return metrics, tile(torch.cat([images[:SHEET], made]), 16)

@@ -26,20 +26,21 @@ class TokenizerTask:
       tokenizers only: a crop costs less, and the whole picture comes last);
     - `encoder_share`: share of the steps in which the encoder learns. After it the tokens are final (the averaged
       encoder is kept, and written to `tokens-final/`, so that generators can start) and the decoder goes on;
+    - `fit`: pictures from which tokenizers with a `fit` start;
     - `whole`: share of steps that decode all tokens; the others decode a prefix of random length.
     """
 
     def __init__(self, recipe: Recipe, folder: Path):
         self.recipe, self.folder = recipe, folder
         self.options = {"l1": 1.0, "l2": 1.0, "edges": 0.0, "crop": 0, "crop_share": 0.8}
-        self.options |= {"encoder_share": 1.0, "whole": 0.5, **recipe.loss}
+        self.options |= {"encoder_share": 1.0, "whole": 0.5, "fit": 4096, **recipe.loss}
         self.data = make_dataset(recipe.data, split="train", seed=recipe.seed)
         self.heldout = make_dataset(recipe.data, split="heldout", seed=recipe.seed)
 
     def build(self) -> nn.Module:
         model = find_class(self.recipe.model["class"])(**self.recipe.model.get("config", {}))
         if hasattr(model, "fit"):
-            model.fit(self.data.batch(0, 4096)[0])
+            model.fit(self.data.batch(0, self.options["fit"])[0])
         return model
 
     def batch(self, step: int, device: torch.device) -> dict[str, Any]:

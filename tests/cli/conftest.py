@@ -1,7 +1,7 @@
 """A complete model of real parts at toy size, so that every command runs in seconds."""
 
-import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -60,24 +60,34 @@ def tiny_copy(tiny_model, tmp_path):
 
 
 @pytest.fixture
-def fails(run_studio, tmp_path):
-    """`fails("generate", ..., "message")`: one `error:` line that holds the message, and nothing on disk."""
+def call(capsys, monkeypatch, tmp_path):
+    """`call("generate", ..., cwd=...)` runs a command in this process: the code of a process of
+    its own from `main` on, without importing torch anew. Gives code, out and err."""
 
-    def check(*args, message, code=2, **options):
+    def run(*args, cwd=tmp_path):
+        from studio.cli.main import run as run_command
+
+        monkeypatch.chdir(cwd)
+        capsys.readouterr()
+        code = run_command([str(arg) for arg in args])
+        out, err = capsys.readouterr()
+        return SimpleNamespace(returncode=code, stdout=out, stderr=err)
+
+    return run
+
+
+@pytest.fixture
+def fails(call, tmp_path):
+    """`fails("generate", ..., message=...)`: one `error:` line with it, nothing on the disk."""
+
+    def check(*args, message, code=2, run=call, **options):
         folder = tmp_path / "empty"
         folder.mkdir(exist_ok=True)
-        done = run_studio(*args, cwd=folder, **options)
+        done = run(*args, cwd=folder, **options)
         assert done.returncode == code, done.stderr
         lines = done.stderr.strip().splitlines()
         assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
         assert message in lines[0], lines[0]
         assert done.stdout == "" and list(folder.iterdir()) == []
-        return lines[0]
 
     return check
-
-
-@pytest.fixture(scope="session")
-def read_json():
-    """Reads a JSON file."""
-    return lambda path: json.loads(path.read_text())

@@ -63,7 +63,8 @@ def test_settings_are_looked_up_by_path():
 def test_one_d_piece_needs_no_config(name):
     model, source = source_of("one_d_piece", OFFICIAL_SIZES[name])
     found = find_family("one_d_piece").config(source)
-    assert found == {k: model.config[k] for k in found} | {"decoder_patch_size": 16}
+    wanted = {k: model.config[k] for k in found} | {"decoder_patch_size": 16}
+    assert found == wanted | {"pixel_multipliers": [1, 1, 2, 2, 4]}
     assert {k: found[k] for k in OFFICIAL_SIZES[name]} == OFFICIAL_SIZES[name]
 
 

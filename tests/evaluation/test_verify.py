@@ -1,5 +1,6 @@
 """Verification: all recorded outputs hold, and anything altered, added or left out is noticed."""
 
+import functools
 import shutil
 from pathlib import Path
 
@@ -64,10 +65,15 @@ def shifted(tensor):
     return tensor + 1e-2 * (2.0 * signs - 1)
 
 
+@functools.cache
+def unchanged(name):
+    return verify(PARITY / name)
+
+
 @needs_fixtures
 @pytest.mark.parametrize("name", FAMILIES)
 def test_recorded_outputs_hold(name):
-    rows = verify(PARITY / name)
+    rows = unchanged(name)
     assert [row for row in rows if not row.ok] == []
     recorded = load_file(PARITY / name / "io.safetensors")
     for row in rows:
@@ -80,26 +86,18 @@ def test_recorded_outputs_hold(name):
 @needs_fixtures
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_altered_output_is_noticed(name, tmp_path):
-    """One entry of every compared tensor is changed; each row must fail by itself."""
-    compared = [row.output for row in verify(PARITY / name)]
+    """One entry of every compared tensor is changed; all of `tokens`, which is masked here."""
+    compared = [row.output for row in unchanged(name)]
     assert len(compared) >= 4
 
     def change(tensors):
         for output in compared:
-            flat = tensors[output].flatten()
-            place = flat.numel() // 2
-            flat[place] = flat[place] + 1e-2 if flat.is_floating_point() else ~flat[place]
-            tensors[output] = flat.reshape(tensors[output].shape)
+            changed = shifted(tensors[output])
+            one = torch.arange(changed.numel()) == changed.numel() // 2
+            one = one.reshape(changed.shape) | (output == "tokens")
+            tensors[output] = torch.where(one, changed, tensors[output])
 
-    # Ids that are fed as well must stay ids: they are changed alone, below.
-    fed = {"indices", "tokens"}
-    keep = {k: v for k, v in load_file(PARITY / name / "io.safetensors").items() if k in fed}
-    folder = altered(tmp_path, name, lambda t: (change(t), t.update(keep)))
-    good = {row.output for row in verify(folder) if row.ok}
-    assert good == fed & set(compared)
-    if "indices" in keep:
-        folder = altered(tmp_path, name, lambda t: t.update(indices=shifted(t["indices"])))
-        assert "indices" in {row.output for row in verify(folder) if not row.ok}
+    assert [row for row in verify(altered(tmp_path, name, change)) if row.ok] == []
 
 
 @needs_fixtures

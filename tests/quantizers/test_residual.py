@@ -1,5 +1,7 @@
 """Residual quantizer: every level makes the error smaller, whatever the levels are."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -36,7 +38,7 @@ def test_error_falls_with_each_level(kind):
         z = z.clamp(-0.9, 0.9)
     out = quantizer(z)
     errors = [(quantizer.lookup(out.indices[..., :k]) - z).norm(dim=1).mean() for k in range(1, 5)]
-    assert all(a > b for a, b in zip(errors, errors[1:], strict=False))
+    assert all(a > b for a, b in pairwise(errors))
     assert torch.allclose(torch.stack(errors), out.stats["residual_norm"], atol=1e-5)
 
 

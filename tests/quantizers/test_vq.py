@@ -1,4 +1,4 @@
-"""Vector quantizer: the nearest code, how codes start, move, die and come back, and the gradients."""
+"""Vector quantizer: the nearest code; how codes start, move, die, come back; gradients."""
 
 import pytest
 import torch

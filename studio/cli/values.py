@@ -1,0 +1,50 @@
+"""Values of the command line as people write them, refused in one line that names them."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+
+def whole(text: str) -> int:
+    """A whole number. Raises typer's usage error otherwise."""
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text[:60]!r} must be a whole number") from None
+
+
+def number(text: str) -> float:
+    """A number. Raises typer's usage error otherwise."""
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text[:60]!r} must be a number") from None
+
+
+def Whole(help: str, *names: str) -> Any:
+    """The type of an option that is a whole number or absent."""
+    return Annotated[int | None, typer.Option(*names, parser=whole, metavar="INTEGER", help=help)]
+
+
+def Number(help: str, *names: str) -> Any:
+    """The type of an option that is a number or absent."""
+    return Annotated[float | None, typer.Option(*names, parser=number, metavar="NUMBER", help=help)]
+
+
+def parse_options(settings: list[str]) -> dict[str, Any]:
+    """`["min_p=0.1", "schedule=cosine"]` as a dict; values are JSON, or else words.
+
+    Raises:
+        ValueError: a setting without `=`.
+    """
+    found = {}
+    for setting in settings:
+        key, sign, value = setting.partition("=")
+        if not sign or not key.strip():
+            raise ValueError(f"--option {setting!r} must look like key=value")
+        try:
+            found[key.strip()] = json.loads(value)
+        except ValueError:
+            found[key.strip()] = value
+    return found

@@ -1,0 +1,103 @@
+"""`studio demo`: one page that needs nothing else."""
+
+import base64
+import io
+import os
+import re
+from html.parser import HTMLParser
+
+import pytest
+from PIL import Image
+
+from studio.cli.demo import PROMPTS, prefix_lengths
+from studio.cli.page import Figure, Page
+
+
+class Reader(HTMLParser):
+    """Collects images and everything that a browser would fetch."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.images, self.fetched, self.open = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        if tag == "img":
+            self.images.append(attrs)
+        elif "src" in attrs or "href" in attrs:
+            self.fetched.append((tag, attrs))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def check_page(path):
+    text = path.read_text(encoding="utf-8")
+    page = Reader(text)
+    assert page.open == [] and page.fetched == [] and "<script" not in text
+    assert not re.search(r"https?:|@import|url\(", text)
+    assert "prefers-color-scheme: dark" in text and 'lang="en"' in text
+    for image in page.images:
+        assert image["alt"].strip() and image["src"].startswith("data:image/png;base64,")
+        data = base64.b64decode(image["src"].partition(",")[2])
+        assert Image.open(io.BytesIO(data)).size == (int(image["width"]), int(image["height"]))
+    return text, page
+
+
+def test_demo_of_toy_models(call, tiny_model, monkeypatch, tmp_path):
+    monkeypatch.setattr("studio.hub.PRETRAINED", tiny_model.parent)
+    done = call("demo", "--out", "page")
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert done.stdout.endswith(f"wrote {os.path.join('page', 'index.html')}\n")
+    assert [p.name for p in (tmp_path / "page").iterdir()] == ["index.html"]
+    text, page = check_page(tmp_path / "page" / "index.html")
+    assert len(page.images) == 2 * len(PROMPTS) + 3 * 4 + 8
+    for words in ("masked generator", "Growing prefixes", "Reconstructions", "Timings", PROMPTS[1]):
+        assert words in text
+
+
+def test_demo_without_models_or_room(fails, tiny_model, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("x")
+    fails("demo", "--out", tmp_path / "file", message="a file stands where a folder is needed")
+    monkeypatch.setattr("studio.hub.PRETRAINED", tmp_path / "nothing")
+    fails("demo", message="no bundled model is installed")
+
+
+def test_words_are_escaped():
+    page = Page()
+    figure = Figure(Image.new("RGB", (2, 2)), '<b>"a"</b>')
+    page.gallery("<i>", [figure], note="studio <x>")
+    page.table("t", [{"<k>": "<v>"}])
+    text = page.html()
+    assert "<b>" not in text and "<i>" not in text and "<v>" not in text
+    assert 'alt="&lt;b&gt;&quot;a&quot;&lt;/b&gt;"' in text and "<code>studio &lt;x&gt;" in text
+
+
+def test_prefix_lengths():
+    assert prefix_lengths(64) == [1, 2, 4, 8, 16, 32, 64] and prefix_lengths(6) == [1, 2, 4, 6]
+    assert prefix_lengths(1) == [1]
+
+
+def test_demo_of_the_bundled_models(run_studio, bundled, tmp_path):
+    for model in ("emoji-1d", "emoji-grid"):
+        bundled(model)
+    done = run_studio("demo", cwd=tmp_path)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    text, page = check_page(tmp_path / "studio-demo" / "index.html")
+    assert len(page.images) >= 4 * len(PROMPTS)
+    assert all(name in text for name in ("emoji-1d, masked", "emoji-grid, autoregressive"))
+
+
+@pytest.mark.parametrize("name", ["emoji-1d", "emoji-grid"])
+def test_prompts_are_what_the_models_know(bundled, name):
+    """Every word of the demo's prompts stands in the data's own words."""
+    bundled(name)
+    from studio.data.colors import COLORS
+    from studio.data.emoji import emoji_names
+
+    known = {word for name in emoji_names() for word in name.split()}
+    known |= set(COLORS) | {"on", "to", "and", "small"}
+    assert {word for prompt in PROMPTS for word in prompt.split()} <= known

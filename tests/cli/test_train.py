@@ -1,0 +1,61 @@
+"""`studio train`: a run of a few steps, going on, and recipes that are refused."""
+
+import json
+
+import pytest
+import yaml
+from PIL import Image
+
+SIZES = {"image_size": 16, "num_tokens": 4, "levels": [4, 4], "dim": 16, "heads": 2}
+SIZES |= {"encoder_layers": 1, "decoder_layers": 1, "refiner_channels": 8, "refiner_blocks": 1}
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(48):
+        Image.effect_noise((20, 20), 5 * i + 5).convert("RGB").save(pictures / f"{i}.png")
+        (pictures / f"{i}.txt").write_text(f"noise {i}")
+    values = {
+        "name": "toy",
+        "task": "tokenizer",
+        "model": {"class": "PrefixTokenizer", "config": SIZES},
+        "data": {"kind": "folder", "path": str(pictures), "size": 16},
+        "steps": 3,
+        "batch_size": 2,
+        "save_every": 2,
+        "sample_every": 100,
+        "log_every": 1,
+    }
+    path = tmp_path / "toy.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def test_train_and_go_on(call, recipe, tmp_path):
+    done = call("train", recipe, "--out", "run")
+    assert done.returncode == 0, done.stderr
+    assert "step 3/3" in done.stderr and "wrote run/final" in done.stdout
+    assert (tmp_path / "run" / "final").is_dir()
+    again = call("train", recipe, "--out", "run")
+    assert again.returncode == 2 and "resume it, or choose another folder" in again.stderr
+    more = call("train", recipe, "--out", "run", "--resume", "--set", "steps=5")
+    assert more.returncode == 0, more.stderr
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in lines if "steps_per_second" in line]
+    assert steps == [1, 2, 3, 4, 5]
+
+
+def test_recipes_that_are_refused(fails, recipe, tmp_path):
+    fails("train", "nope.yaml", message="recipe 'nope.yaml' does not exist")
+    fails("train", recipe, "--set", "steps", message="'steps' must")
+    fails("train", recipe, "--set", "steps=0", message="steps is 0")
+    fails("train", recipe, "--set", "nope=1", message="'nope' is unknown")
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("a: [")
+    fails("train", bad, message="is not valid YAML")
+    bad.write_text("")
+    fails("train", bad, message="must be a mapping")
+    bad.write_text("name: x")
+    fails("train", bad, message="lacks the field")

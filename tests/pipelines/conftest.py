@@ -1,0 +1,122 @@
+"""Pipelines of real parts at toy size: two tokenizers, two kinds of generator."""
+
+import shutil
+
+import pytest
+import torch
+
+import studio
+
+PROMPTS = ["red apple", "blue apple on yellow", "rocket"]
+KINDS = ["autoregressive", "masked"]
+MODELS = ["grid", "prefix"]
+SIZE = 16
+
+
+def make_tokenizer(model):
+    if model == "grid":
+        return studio.GridTokenizer(
+            image_size=SIZE,
+            base_channels=32,
+            channel_multipliers=(1, 1),
+            num_res_blocks=1,
+            z_channels=32,
+            codebook_size=24,
+            codebook_dim=4,
+            patch_size=2,
+        ).eval()
+    tokenizer = studio.PrefixTokenizer(
+        image_size=SIZE,
+        num_tokens=8,
+        levels=[4, 4],
+        dim=16,
+        heads=2,
+        encoder_layers=1,
+        decoder_layers=1,
+        patch_size=8,
+        refiner_channels=8,
+        refiner_blocks=1,
+        refined=0,
+    ).eval()
+    tokenizer.components.normal_(std=0.05)
+    return tokenizer
+
+
+def make_generator(kind, tokenizer, **condition):
+    cls = {"autoregressive": studio.AutoregressiveTransformer, "masked": studio.MaskedTransformer}
+    layout = tokenizer.layout.to_dict()
+    network = cls[kind](layout=layout, dim=16, num_layers=1, num_heads=2, **condition)
+    for weight in network.parameters():
+        torch.nn.init.normal_(weight, std=0.3)  # far from uniform, so that what is drawn differs
+    return network.eval()
+
+
+def make_strategy(kind):
+    if kind == "masked":
+        return studio.Masked(num_steps=4, guidance_scale=2.0)
+    return studio.Autoregressive(guidance_scale=2.0)
+
+
+def make_pipe(model, kind, words):
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer(model)
+    generator = make_generator(
+        kind,
+        tokenizer,
+        condition="text",
+        num_condition_tokens=words.max_length,
+        text_vocab_size=words.vocab_size,
+        text_layers=1,
+    )
+    pipe = studio.TextToImagePipeline(tokenizer, generator, words, make_strategy(kind))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="session")
+def words():
+    return studio.CaptionTokenizer.train(PROMPTS * 9, 300, max_length=12)
+
+
+@pytest.fixture(scope="session")
+def pipes(words):
+    """(model, kind) -> pipeline; not to be changed."""
+    return {(m, k): make_pipe(m, k, words) for m in MODELS for k in KINDS}
+
+
+@pytest.fixture(params=[(m, k) for m in MODELS for k in KINDS], ids="-".join)
+def pipe(request, pipes):
+    return pipes[request.param]
+
+
+@pytest.fixture(scope="session")
+def class_pipe():
+    torch.manual_seed(1)
+    tokenizer = make_tokenizer("grid")
+    generator = make_generator("masked", tokenizer, condition="class", num_classes=5)
+    pipe = studio.ClassToImagePipeline(tokenizer, generator, make_strategy("masked"))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="session")
+def saved(pipes, tmp_path_factory):
+    """model -> a folder with both generators, the autoregressive one in its index."""
+    root = tmp_path_factory.mktemp("models")
+    for model in MODELS:
+        pipes[model, "autoregressive"].save_pretrained(root / model)
+        second = pipes[model, "masked"]
+        second.generator.save_pretrained(root / model / "generator_masked")
+        second.decoding.save_pretrained(root / model / "decoding_masked")
+    return root
+
+
+@pytest.fixture
+def broken(saved, tmp_path):
+    """A copy of the grid model that a test may break."""
+    return shutil.copytree(saved / "grid", tmp_path / "broken")
+
+
+@pytest.fixture(scope="session")
+def seeded():
+    return lambda *seeds: [torch.Generator().manual_seed(seed) for seed in seeds]
