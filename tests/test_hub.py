@@ -82,7 +82,10 @@ def test_tables_are_entered_once():
     hub.register()
     hub.register()
     assert "studio" in tables.LOADABLE_CLASSES
-    assert tables.ALL_IMPORTABLE_CLASSES["DecodingStrategy"] == ["save_pretrained", "from_pretrained"]
+    assert tables.ALL_IMPORTABLE_CLASSES["DecodingStrategy"] == [
+        "save_pretrained",
+        "from_pretrained",
+    ]
 
 
 QUICK = """

@@ -1,0 +1,1 @@
+"""Measuring models: our own features, tokenizers, codecs, generators, cards, parity."""

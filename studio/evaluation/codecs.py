@@ -114,7 +114,7 @@ def encodings(picture: Image.Image, codec: str) -> list[Encoded]:
     """Every setting of a codec on a picture."""
     original, found = np.asarray(picture, np.float32), []
     for scale in SCALES:
-        size = tuple(max(1, side // scale) for side in picture.size)
+        size = (max(1, picture.width // scale), max(1, picture.height // scale))
         small = picture.resize(size, Image.Resampling.LANCZOS) if scale > 1 else picture
         for quality in QUALITIES:
             data = encode(small, codec, quality)

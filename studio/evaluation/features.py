@@ -53,7 +53,8 @@ class _ImageTower(nn.Module):
             last = count
         layers += [_Convolution(last, width, kernel=1), nn.ReLU()]
         # a quarter faster on CPUs
-        self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        self.layers = nn.Sequential(*layers)
+        self.layers.to(memory_format=torch.channels_last)  # pyright: ignore
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.layers(images).flatten(1)  # (B, width * cells)
@@ -83,6 +84,7 @@ class ImageTextFeatures(ModelMixin, ConfigMixin):
     """
 
     config_name = "config.json"
+    gallery: torch.Tensor
 
     @register_to_config
     def __init__(

@@ -22,9 +22,17 @@ def prefix_counts(tokenizer: Tokenizer) -> list[int]:
 
 @torch.no_grad()
 def encode_all(tokenizer: Tokenizer, images: torch.Tensor, *, batch_size: int = 16) -> torch.Tensor:
-    """Tokens int64 (n, N) of pictures (n, 3, H, W), made in batches; on the CPU."""
-    device, dtype = tokenizer.device, tokenizer.dtype
-    parts = [tokenizer.encode(x.to(device, dtype)).tokens.cpu() for x in images.split(batch_size)]
+    """Tokens int64 (n, N) of pictures (n, 3, H, W), made in batches; on the CPU.
+
+    Raises:
+        ValueError: the tokenizer gives continuous latents only.
+    """
+    parts = []
+    for part in images.split(batch_size):
+        tokens = tokenizer.encode(part.to(tokenizer.device, tokenizer.dtype)).tokens
+        if tokens is None:
+            raise ValueError(f"tokenizer {type(tokenizer).__name__} gives no discrete tokens")
+        parts.append(tokens.cpu())
     return torch.cat(parts)  # (n, N)
 
 

@@ -88,7 +88,7 @@ def _part_class(index: dict, folder: Path, name: str, place: str, cls: type) -> 
     if not isinstance(entry, list) or len(entry) != 2 or entry[0] is None:
         raise ValueError(f"{folder.name}/model_index.json lacks {name}, which {cls.__name__} needs")
     if place == name:
-        return component_class(*entry, name)
+        return component_class(entry[0], entry[1], name)
     file = "decoding_config.json" if name == "decoding" else "config.json"
     return component_class("studio", read_json(folder / place / file).get("_class_name"), place)
 

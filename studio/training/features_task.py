@@ -38,7 +38,13 @@ class FeaturesTask:
 
     def __init__(self, recipe: Recipe, folder: Path):
         self.recipe, self.folder = recipe, folder
-        self.options = {"pairs": 0.5, "colours": 0.1, "tinted": 0.35, "wide": 0.2, "blurred": 0.5}
+        self.options: dict[str, Any] = {
+            "pairs": 0.5,
+            "colours": 0.1,
+            "tinted": 0.35,
+            "wide": 0.2,
+            "blurred": 0.5,
+        }
         self.options |= {"gallery": 6} | recipe.loss
         self.font_path = recipe.data.get("font_path")
         self.names, sprites = load_sprites(self.font_path)
@@ -54,7 +60,7 @@ class FeaturesTask:
         return model
 
     @torch.no_grad()
-    def _imprint(self, model: nn.Module, pictures: int = 2) -> None:
+    def _imprint(self, model: Any, pictures: int = 2) -> None:
         """Starts each name's vector as the mean of its pictures', as in "Low-Shot Learning with
         Imprinted Weights" (2017, 1712.07136), so that training need not learn an arbitrary map."""
         total = torch.zeros_like(model.captions.weight)
@@ -94,7 +100,7 @@ class FeaturesTask:
             "shift": reach * (2 * draws[:, 6:8] - 1),  # (B, 2)
         }
 
-    def prepare(self, model, average, step: int) -> None:
+    def prepare(self, model: nn.Module, average: Any, step: int) -> None:
         """Nothing changes in the course of training."""
 
     def loss(self, model: nn.Module, batch: dict[str, Any], step: int) -> tuple[torch.Tensor, dict]:
@@ -119,7 +125,7 @@ class FeaturesTask:
         return total, {k: v.item() for k, v in {**parts, "top1": found}.items()}
 
     @staticmethod
-    def _pair_loss(model: nn.Module, features: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+    def _pair_loss(model: Any, features: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
         """InfoNCE between the two pictures of each emoji; kinds that stand twice in a batch don't
         repel."""
         scale = getattr(model, "module", model).scale()
@@ -131,7 +137,7 @@ class FeaturesTask:
         return (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module) -> tuple[dict[str, float], torch.Tensor]:
+    def evaluate(self, model: Any) -> tuple[dict[str, float], torch.Tensor]:
         self._settle(model, 4)
         self._fill_gallery(model, 2)
         device = model.gallery.device
@@ -148,14 +154,14 @@ class FeaturesTask:
         }
         return metrics, tile(self.batch(0, torch.device("cpu"))["images"][:64], 8)
 
-    def export(self, model: nn.Module, folder: Path) -> None:
+    def export(self, model: Any, folder: Path) -> None:
         self._settle(model, 16)
         self._fill_gallery(model, self.options["gallery"])
         model.eval()
         export_model(model, folder)
 
     @torch.no_grad()
-    def _settle(self, model: nn.Module, batches: int) -> None:
+    def _settle(self, model: Any, batches: int) -> None:
         """Measures the batch norms' means and variances anew, for the averaged weights."""
         norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         usual = [norm.momentum for norm in norms]
@@ -170,7 +176,7 @@ class FeaturesTask:
             norm.momentum = momentum
 
     @torch.no_grad()
-    def _fill_gallery(self, model: nn.Module, pictures: int) -> None:
+    def _fill_gallery(self, model: Any, pictures: int) -> None:
         """The mean vector of every name over untinted pictures on backgrounds of several
         colours."""
         words = list(COLORS)

@@ -1,9 +1,9 @@
 """Starting is cheap: neither `import studio` nor `studio --help` loads a framework."""
 
 import os
+import resource
 import subprocess
 import sys
-import time
 
 HEAVY = ("torch", "diffusers", "transformers", "numpy", "PIL", "tokenizers", "accelerate")
 
@@ -37,10 +37,13 @@ def test_help_is_light(root):
 
 
 def test_help_takes_half_a_second(run_studio):
+    """Processor time, which is the time on the clock of a machine that does nothing else: the clock of
+    a busy one would measure the others."""
     times = []
     for _ in range(4):
-        begin = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = run_studio("--help")
-        times.append(time.perf_counter() - begin)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert done.returncode == 0 and "generate" in done.stdout
     assert min(times) <= 0.5, f"studio --help took {min(times):.2f} s at best"

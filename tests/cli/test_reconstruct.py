@@ -47,7 +47,7 @@ def header_only(width, height):
     ("data", "message"),
     [
         (b"", "is empty"),
-        (b"GIF89a", "is broken"),
+        (b"GIF89a", "is none that can be read"),
         (b"no picture", "is none that can be read"),
         (header_only(20_000, 20_000), "is too large: at most 67,108,864 pixels"),
         (header_only(64, 64), "is broken or cut short"),

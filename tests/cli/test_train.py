@@ -22,6 +22,7 @@ def recipe(tmp_path):
         "task": "tokenizer",
         "model": {"class": "PrefixTokenizer", "config": SIZES},
         "data": {"kind": "folder", "path": str(pictures), "size": 16},
+        "loss": {"fit": 32},
         "steps": 3,
         "batch_size": 2,
         "save_every": 2,

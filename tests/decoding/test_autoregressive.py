@@ -74,7 +74,7 @@ def test_kept_tokens_stay_wherever_they_are():
     assert (state.tokens[keep] == 5).all() and state.known.all()
     free, _ = decode()
     assert torch.equal(state.tokens[2], free.tokens[2])
-    all_kept, run = decode(given=given, keep=torch.ones(3, N).bool())
+    all_kept, _ = decode(given=given, keep=torch.ones(3, N).bool())
     assert torch.equal(all_kept.tokens, given)
 
 

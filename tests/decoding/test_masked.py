@@ -25,7 +25,7 @@ def decode(strategy=None, seeds=(4, 5, 6), **options):
 
 
 def official(run, keys, *, steps, randomize, annealing):
-    """MaskGIT's loop as published (TiTok, `sample`), written a second time and plainly, on our noise."""
+    """MaskGIT's loop as published (TiTok, `sample`), written again and plainly, on our noise."""
     batch, ids = len(keys), torch.full((len(keys), N), -1)
     for step in range(steps):
         ratio = 1.0 * (step + 1) / steps
@@ -56,11 +56,9 @@ def official(run, keys, *, steps, randomize, annealing):
 @pytest.mark.parametrize("steps", [1, 3, 8, 20])
 def test_the_published_loop(annealing, steps):
     strategy = Masked(**{**MASKGIT, "num_steps": steps, "softmax_annealing": annealing})
-    state, run = decode(strategy)
+    state, _ = decode(strategy)
     keys = sample_keys(seeded(4, 5, 6))
-    want = official(
-        UnorderedTable(tables()), keys, steps=steps, randomize=9.5, annealing=annealing
-    )
+    want = official(UnorderedTable(tables()), keys, steps=steps, randomize=9.5, annealing=annealing)
     assert torch.equal(state.tokens, want)
     assert state.known.all()
 
@@ -116,7 +114,9 @@ def test_greedy():
 
 def test_num_masked_is_per_row():
     strategy = Masked(num_steps=4, schedule="linear")
-    count = strategy.num_masked(torch.tensor([16, 8, 4, 1, 0]), torch.tensor([16, 8, 2, 1, 0]), 0.25)
+    count = strategy.num_masked(
+        torch.tensor([16, 8, 4, 1, 0]), torch.tensor([16, 8, 2, 1, 0]), 0.25
+    )
     assert count.tolist() == [12, 6, 1, 1, 0]
     assert strategy.num_masked(torch.tensor([16]), torch.tensor([3]), 1.0).tolist() == [0]
 
@@ -130,7 +130,7 @@ def test_ties_mask_more():
 
 
 def test_the_draws_follow_the_distribution():
-    """One step at temperature 1 draws every token from its softmax: chi-square, 7 degrees of freedom."""
+    """One step at temperature 1 draws from the softmax: chi-square, 7 degrees of freedom."""
     logits = random_table(1, 1, V, seed=3)
     run = UnorderedTable(logits.expand(4000, -1, -1))
     layout = TokenLayout.single((1,), V)

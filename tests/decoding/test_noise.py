@@ -32,7 +32,11 @@ def test_keys_are_63_bits_and_depend_on_their_generator_alone():
 
 def test_places_differ_and_repeat():
     states = {
-        noise.stream_state(k, n, s, p) for k in (1, 2) for n in range(4) for s in (0, 1) for p in (0, 1)
+        noise.stream_state(k, n, s, p)
+        for k in (1, 2)
+        for n in range(4)
+        for s in (0, 1)
+        for p in (0, 1)
     }
     assert len(states) == 32
     assert noise.stream_state(5, 1, 2, 0) == noise.stream_state(5, 1, 2, 0)

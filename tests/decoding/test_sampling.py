@@ -16,7 +16,9 @@ def test_top_k_keeps_ties():
 
 def test_top_p_keeps_the_first_token_over_the_threshold():
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
-    kept = [filter_logits(logits, top_p=p).isfinite().sum().item() for p in (0.0, 0.49, 0.6, 0.9, 1)]
+    kept = [
+        filter_logits(logits, top_p=p).isfinite().sum().item() for p in (0.0, 0.49, 0.6, 0.9, 1)
+    ]
     assert kept == [1, 1, 2, 3, 4]
 
 
@@ -57,7 +59,7 @@ def test_temperature_zero_is_argmax_whatever_the_noise():
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_draws_follow_the_distribution(temperature):
-    """Chi-square over 20,000 draws of 6 tokens, 5 degrees of freedom: 20.5 is its 99.9th percentile."""
+    """Chi-square over 20,000 draws of 6 tokens; 20.5 is its 99.9th percentile."""
     logits = torch.tensor([0.0, 1.0, -1.0, 2.0, 0.3, -0.5])
     draws = 20_000
     drawn = choose(logits, noise.gumbel(list(range(draws)), 6), temperature=temperature)

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -9,7 +10,7 @@ from studio.decoding.schedules import MASK_SCHEDULES, RAMPS, masked_share, rampe
 def test_mask_schedules_fall_from_one_to_zero(name):
     values = [masked_share(name, i / 20) for i in range(21)]
     assert values[0] == pytest.approx(1) and values[-1] == 0
-    assert all(a > b for a, b in zip(values, values[1:]))
+    assert all(a > b for a, b in pairwise(values))
 
 
 def test_known_values():

@@ -4,7 +4,7 @@ import torch
 
 
 class OrderedTable:
-    """An ordered run whose logits come from a fixed table by (row's table, position, last token)."""
+    """An ordered run whose logits come from a table by (row, position, last token)."""
 
     def __init__(self, tables, num_tokens):
         self.tables = tables  # (B, N, V + 1, V)

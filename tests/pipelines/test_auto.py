@@ -9,7 +9,8 @@ def test_the_front_door_is_not_made():
 
 
 @pytest.mark.parametrize(
-    "name", ["nothing", "", ".", "..", "/nowhere/at/all", "a/b/c", "./x", "x y", "http://x/y", "a\\b"]
+    "name",
+    ["nothing", "", ".", "..", "/nowhere/at/all", "a/b/c", "./x", "x y", "http://x/y", "a\\b"],
 )
 def test_an_unknown_name_is_one_line(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -224,12 +224,18 @@ def test_bad_indexes(broken):
     index.write_text("{}")
     fails(broken, "names no pipeline class")
     cases = [
-        (lambda d: d.update(_class_name="StableDiffusionPipeline"), "names StableDiffusionPipeline"),
+        (
+            lambda d: d.update(_class_name="StableDiffusionPipeline"),
+            "names StableDiffusionPipeline",
+        ),
         (lambda d: d.update(_class_name="Pipeline"), "names Pipeline, which is none of"),
         (lambda d: d.pop("tokenizer"), "lacks tokenizer, which TextToImagePipeline needs"),
         (lambda d: d.update(tokenizer=[None, None]), "lacks tokenizer"),
         (lambda d: d.update(vae=["studio", "GridTokenizer"]), "names vae, no part of"),
-        (lambda d: d.update(tokenizer=["os", "system"]), "os.system is no class that studio can load"),
+        (
+            lambda d: d.update(tokenizer=["os", "system"]),
+            "os.system is no class that studio can load",
+        ),
         (lambda d: d.update(tokenizer=["studio", "Nothing"]), "studio.Nothing is no class"),
         (lambda d: d.update(tokenizer=["diffusers", "logging"]), "diffusers.logging is no class"),
         (lambda d: d.update(tokenizer=["studio", "Masked"]), "tokenizer: has no decoding_config"),

@@ -110,9 +110,26 @@ def test_broken_text_is_one_line(text):
 
 
 def test_fuzz():
-    """Whatever comes in, a Request or a ValueError comes out, and a Request survives the way back."""
+    """A Request or a ValueError comes out, and a Request survives the way back."""
     rng = random.Random(0)
-    values = [None, True, -1, 0, 1, 2**63, 1e308, "", "x", "a/b", "../x", [], {}, [[]], "\ud83d", 0.5]
+    values = [
+        None,
+        True,
+        -1,
+        0,
+        1,
+        2**63,
+        1e308,
+        "",
+        "x",
+        "a/b",
+        "../x",
+        [],
+        {},
+        [[]],
+        "\ud83d",
+        0.5,
+    ]
     keys = [*FULL, "extra", "", "schema"]
     made = 0
     for _ in range(3000):
@@ -161,5 +178,8 @@ def test_arguments_make_the_call(pipes, class_pipe):
 
 
 def test_the_request_is_light():
-    code = "import studio; studio.Request(); import sys; assert not {'torch', 'numpy'} & set(sys.modules)"
+    code = (
+        "import studio; studio.Request()\n"
+        "import sys; assert not {'torch', 'numpy'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -79,10 +79,11 @@ def test_overrides_hold_for_one_call(pipes, seeded):
 
 def test_output_types(pipe, seeded):
     pil, np_, pt, tokens = (
-        pipe("rocket", generator=seeded(1), output_type=kind) for kind in ("pil", "np", "pt", "tokens")
+        pipe("rocket", generator=seeded(1), output_type=kind)
+        for kind in ("pil", "np", "pt", "tokens")
     )
     assert np_.images.shape == (1, SIZE, SIZE, 3) and pt.images.shape == (1, 3, SIZE, SIZE)
-    assert 0 <= np_.images.min() and np_.images.max() <= 1
+    assert np_.images.min() >= 0 and np_.images.max() <= 1
     assert np.array_equal(np_.images[0], pt.images[0].permute(1, 2, 0).numpy())
     assert np.array_equal(np.asarray(pil.images[0]), (np_.images[0] * 255).round().astype(np.uint8))
     assert tokens.images is None and torch.equal(tokens.tokens, pil.tokens)
@@ -221,7 +222,10 @@ def test_variation_of_a_prefix_keeps_the_first_tokens(pipes, seeded, kind):
         ({"num_images_per_prompt": 0}, "num_images_per_prompt 0 must be a whole number from 1 to"),
         ({"num_images_per_prompt": 10**6}, "num_images_per_prompt 1000000"),
         ({"output_type": "latent"}, "output_type 'latent' must be one of pil, np, pt, tokens"),
-        ({"generator": [torch.Generator()] * 2}, "generator must be one torch.Generator or a list of 1"),
+        (
+            {"generator": [torch.Generator()] * 2},
+            "generator must be one torch.Generator or a list of 1",
+        ),
         ({"generator": 5}, "generator must be one torch.Generator"),
         ({"temperature": -1.0}, "temperature -1.0 must be a number >= 0"),
         ({"guidance_scale": float("inf")}, "guidance_scale inf"),
@@ -229,8 +233,14 @@ def test_variation_of_a_prefix_keeps_the_first_tokens(pipes, seeded, kind):
         ({"num_tokens": 3}, "num_tokens 3: GridTokenizer decodes all 16 tokens only"),
         ({"num_tokens": 0}, "num_tokens 0 must be a whole number from 1 to 16"),
         ({"decoding": "fast"}, "decoding must be a DecodingStrategy, but is a str"),
-        ({"decoding": studio.Autoregressive()}, "is for ordered generators, but MaskedTransformer is"),
-        ({"callback_on_step_end_tensor_inputs": ["latents"]}, "'latents' must be one of tokens, known"),
+        (
+            {"decoding": studio.Autoregressive()},
+            "is for ordered generators, but MaskedTransformer is",
+        ),
+        (
+            {"callback_on_step_end_tensor_inputs": ["latents"]},
+            "'latents' must be one of tokens, known",
+        ),
         ({"strength": 0.5}, "mask_image and strength need an image"),
         ({"image": picture(), "strength": 0}, "strength 0 must be a number above 0 and at most 1"),
         ({"image": picture(), "strength": "x"}, "strength 'x'"),
@@ -239,7 +249,10 @@ def test_variation_of_a_prefix_keeps_the_first_tokens(pipes, seeded, kind):
         ({"image": torch.full((3, 16, 16), 255.0)}, "finite values from -1 to 1"),
         ({"image": [picture()] * 2}, "image: 2 pictures for 1 samples"),
         ({"image": picture(), "mask_image": Image.new("L", (16, 16))}, "has no white pixel"),
-        ({"image": picture(), "mask_image": picture(), "strength": 0.5}, "can't go with mask_image"),
+        (
+            {"image": picture(), "mask_image": picture(), "strength": 0.5},
+            "can't go with mask_image",
+        ),
     ],
 )
 def test_bad_arguments_are_one_line(pipes, options, message):
@@ -254,7 +267,9 @@ def test_edits_that_a_model_can_not_do(pipes):
         pipes["grid", "autoregressive"]("rocket", image=picture(), strength=0.5)
     with pytest.raises(ValueError, match="not places in the picture; use strength"):
         pipes["prefix", "masked"]("rocket", image=picture(), mask_image=picture())
-    with pytest.raises(ValueError, match="num_inference_steps 4: Autoregressive makes a token a step"):
+    with pytest.raises(
+        ValueError, match="num_inference_steps 4: Autoregressive makes a token a step"
+    ):
         pipes["prefix", "autoregressive"]("rocket", num_inference_steps=4)
     with pytest.raises(TypeError, match="negative_prompt"):
         pipes["prefix", "masked"]("rocket", negative_prompt="x")
@@ -271,7 +286,9 @@ def test_parts_are_checked(pipes, words):
         make(grid.tokenizer, grid.generator, words, {})
     with pytest.raises(ValueError, match="tokenizer must be a Tokenizer, but is a MaskedTransf"):
         make(grid.generator, grid.generator, words, grid.decoding)
-    with pytest.raises(ValueError, match="generator makes 16 tokens of 24, but the tokenizer reads 8"):
+    with pytest.raises(
+        ValueError, match="generator makes 16 tokens of 24, but the tokenizer reads 8"
+    ):
         make(prefix.tokenizer, grid.generator, words, grid.decoding)
     with pytest.raises(ValueError, match="Autoregressive is for ordered generators"):
         make(grid.tokenizer, grid.generator, words, prefix.decoding)
