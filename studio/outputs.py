@@ -1,7 +1,8 @@
 """What flows between the floors: the layout of a token sequence, and the results of each part.
 
 `TokenLayout` says what a token sequence means; it is plain data and goes into every config as JSON.
-Letters: B batch, N tokens, K codebooks, V vocabulary, T frames, H height, W width, C channels, D width.
+Letters: B batch, N tokens, K codebooks, V vocabulary, T frames, H height, W width, C channels, D
+width.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class TokenSegment:
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """The named segments of a token sequence, in order (studio design: "Tokens and their layout")."""
+    """The named segments of a token sequence, in order."""
 
     segments: tuple[TokenSegment, ...]
 
@@ -82,7 +83,9 @@ class TokenLayout:
     def split(self, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
         """Flat tokens (B, N) to one tensor a segment, each (B, *shape) or (B, K, *shape)."""
         if tokens.shape[-1] != self.num_tokens:
-            raise ValueError(f"tokens have length {tokens.shape[-1]}; the layout has {self.num_tokens}")
+            raise ValueError(
+                f"tokens have length {tokens.shape[-1]}; the layout has {self.num_tokens}"
+            )
         parts, start = {}, 0
         for s in self.segments:
             lead = (s.codebooks,) if s.codebooks > 1 else ()
@@ -114,7 +117,9 @@ class TokenLayout:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> TokenLayout:
-        return cls(tuple(TokenSegment(**{**s, "shape": tuple(s["shape"])}) for s in data["segments"]))
+        return cls(
+            tuple(TokenSegment(**{**s, "shape": tuple(s["shape"])}) for s in data["segments"])
+        )
 
 
 @dataclass
@@ -123,7 +128,8 @@ class QuantizerOutput:
 
     Args:
         quantized: (..., D), straight-through: its gradient reaches the input.
-        indices: int64, the input's shape without the channel axis (with a trailing K for residual ones).
+        indices: int64, the input's shape without the channel axis (with a trailing K for residual
+            ones).
         loss: scalar, the quantizer's own training loss (zero when it has none).
         stats: plain tensors for logs, such as `usage` (share of the codebook seen in this batch).
     """
@@ -155,8 +161,8 @@ class TokenizerOutput:
 
 @dataclass(frozen=True)
 class TokenRate:
-    """The cost of a medium as tokens: `tokens` a medium, `bits` a medium, and bits per pixel (images, video)
-    or per second (audio) in `bits_per_unit`."""
+    """The cost of a medium as tokens: `tokens` a medium, `bits` a medium, and bits per pixel
+    (images, video) or per second (audio) in `bits_per_unit`."""
 
     tokens: int
     bits: float
@@ -174,7 +180,8 @@ class DecodeState:
         final: bool (B, N), True where it will not change any more.
         step, num_steps: steps done, and how many there will be at most.
         passes: network passes so far (a guided pass counts once).
-        proposed, accepted: int64 (B,) tokens drafted and accepted in this step (plain decoding: all accepted).
+        proposed, accepted: int64 (B,) tokens drafted and accepted in this step (plain decoding: all
+            accepted).
     """
 
     tokens: torch.Tensor
@@ -189,8 +196,8 @@ class DecodeState:
 
 @dataclass(frozen=True)
 class DecodeStats:
-    """What a whole decoding cost: `steps`, network `passes`, `tokens` made a sample, `seconds` of wall clock, and
-    tokens `proposed` and `accepted` over all samples."""
+    """What a whole decoding cost: `steps`, network `passes`, `tokens` made a sample, `seconds` of
+    wall clock, and tokens `proposed` and `accepted` over all samples."""
 
     steps: int
     passes: int

@@ -15,6 +15,8 @@ class CaptionedImages(Protocol):
 
     size: int
 
+    def __len__(self) -> int: ...
+
     def __getitem__(self, index: int) -> tuple[torch.Tensor, str]: ...
 
     def caption(self, index: int) -> str: ...
@@ -23,7 +25,9 @@ class CaptionedImages(Protocol):
 
 
 def make_dataset(spec: dict[str, Any], **changes: Any) -> CaptionedImages:
-    """A data set from `{"kind": ..., **arguments}`; `changes` win. Raises ValueError on unknown names."""
+    """A data set from `{"kind": ..., **arguments}`; `changes` win. Raises ValueError on unknown
+    names.
+    """
     arguments = {**spec, **changes}
     kind = arguments.pop("kind", "emoji")
     if kind not in KINDS:

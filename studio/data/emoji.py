@@ -1,15 +1,17 @@
 """Captioned pictures made on the spot from Noto Color Emoji.
 
-The sprites come from Debian's `fonts-noto-color-emoji` (or any path to that font), their words from the CLDR short
-names in the `emoji` package: one sprite a name, without skin tones and flags. Every picture is a pure function of
-its index, so a data set is described by a few numbers and never stored. Which sprites no tokenizer sees in
-training, and which colour-and-object pairs no generator sees, is fixed in `heldout.json`.
-Leaves out on purpose: ligatures that the font draws as two glyphs.
+The sprites come from Debian's `fonts-noto-color-emoji` (or any path to that font), their words from
+the CLDR short names in the `emoji` package: one sprite a name, without skin tones and flags. Every
+picture is a pure function of its index, so a data set is described by a few numbers and never
+stored. Which sprites no tokenizer sees in training, and which colour-and-object pairs no generator
+sees, is fixed in `heldout.json`. Leaves out on purpose: ligatures that the font draws as two
+glyphs.
 """
 
 import functools
 import json
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +20,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, features
 
 from studio.data.colors import COLORS, TINTS, tint, without_color
+from studio.env import emoji_font
 
-FONT_PATHS = (
-    "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf",
-    "/usr/share/fonts/noto/NotoColorEmoji.ttf",
-    "/usr/share/fonts/google-noto-color-emoji-fonts/NotoColorEmoji.ttf",
-)
 FONT_SIZE = 109  # the only size the font's bitmaps have
 SPRITE = 128
 SPLITS = ("train", "heldout", "all")
@@ -32,11 +30,12 @@ _FULLY_QUALIFIED = 2
 
 def find_font(path: str | None = None) -> str:
     """The path of Noto Color Emoji. Raises FileNotFoundError with what to install."""
-    for candidate in [path] if path else FONT_PATHS:
-        if os.path.exists(candidate):
-            return candidate
+    found = path if path and os.path.exists(path) else None if path else emoji_font()
+    if found:
+        return str(found)
+    missing = path or "NotoColorEmoji.ttf"
     raise FileNotFoundError(
-        f"font {path or 'NotoColorEmoji.ttf'} not found: install fonts-noto-color-emoji or give font_path"
+        f"font {missing} not found: install fonts-noto-color-emoji or give font_path"
     )
 
 
@@ -60,7 +59,9 @@ def _is_flag(character: str) -> bool:
 
 
 def render_sprite(character: str, font: ImageFont.FreeTypeFont) -> np.ndarray | None:
-    """One emoji as uint8 (128, 128, 4), centred, or None when the font draws nothing or several glyphs."""
+    """One emoji as uint8 (128, 128, 4), centred, or None when the font draws nothing or several
+    glyphs.
+    """
     canvas = Image.new("RGBA", (320, 200))
     ImageDraw.Draw(canvas).text((20, 20), character, font=font, embedded_color=True)
     box = canvas.getbbox()
@@ -82,7 +83,9 @@ def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 @functools.lru_cache(maxsize=2)
 def load_sprites(font_path: str | None = None) -> tuple[list[str], np.ndarray]:
-    """All names and their sprites, uint8 (n, 128, 128, 4). Rendered once, then read from the user's cache folder."""
+    """All names and their sprites, uint8 (n, 128, 128, 4). Rendered once, then read from the user's
+    cache folder.
+    """
     path = find_font(font_path)
     if not features.check("raqm"):
         raise RuntimeError("Pillow lacks raqm, which joins emoji sequences: install libraqm0")
@@ -109,8 +112,9 @@ def load_sprites(font_path: str | None = None) -> tuple[list[str], np.ndarray]:
 
 @functools.lru_cache(maxsize=1)
 def heldout() -> dict[str, list]:
-    """What training never sees: `pictures` (names whose sprites no tokenizer is trained on) and `combinations`
-    ([colour, object, background] whose colour-and-object pair no generator is trained on)."""
+    """What training never sees: `pictures` (names whose sprites no tokenizer is trained on) and
+    `combinations` ([colour, object, background] whose colour-and-object pair no generator is
+    trained on)."""
     return json.loads((Path(__file__).parent / "heldout.json").read_text())
 
 
@@ -148,7 +152,7 @@ class Scene:
 
 def draw(scene: Scene, size: int, *, font_path: str | None = None) -> torch.Tensor:
     """A scene as float (3, size, size) in [-1, 1]."""
-    names, sprites = load_sprites(font_path)
+    sprites = load_sprites(font_path)[1]
     index = _index(font_path)
     picture = _background(scene.background, size)  # (H, W, 3), 0 to 1
     count = len(scene.names)
@@ -198,11 +202,13 @@ class EmojiImages:
 
     Args:
         size: side of the pictures in pixels.
-        split: "train" (without the pictures kept from tokenizers), "heldout" (those alone), or "all" (every name).
+        split: "train" (without the pictures kept from tokenizers), "heldout" (those alone), or
+            "all" (every name).
         wide: share of pictures with a wide variation of scale and shift, mirrored half the time.
         seed: another seed gives other pictures.
         plain: share of pictures on white, whose captions name no background.
-        gradients, tints, pairs, smalls: shares of pictures with a gradient, a tint, two sprites, a small sprite.
+        gradients, tints, pairs, smalls: shares of pictures with a gradient, a tint, two sprites, a
+            small sprite.
         jitter: 1 is the usual variation of scale and shift of the caption style, 0 none.
         font_path: of Noto Color Emoji when it is not where Debian puts it.
     """
@@ -258,6 +264,10 @@ class EmojiImages:
         first, second = (words[int(i)] for i in rng.choice(len(words), 2, replace=False))
         return (first, second) if rng.random() < self.gradients else (first,)
 
+    def __len__(self) -> int:
+        """Pictures an epoch; the data set has no end, so this is as large as it gets."""
+        return sys.maxsize
+
     def __getitem__(self, index: int) -> tuple[torch.Tensor, str]:
         """Picture float (3, size, size) in [-1, 1], and its caption."""
         scene = self.scene(index)
@@ -270,7 +280,9 @@ class EmojiImages:
     def batch(self, start: int, count: int) -> tuple[torch.Tensor, list[str]]:
         """Pictures (count, 3, size, size) and captions of `count` consecutive indices."""
         items = [self[i] for i in range(start, start + count)]
-        return torch.stack([image for image, _ in items]), [caption for _, caption in items]  # (B, 3, H, W)
+        return torch.stack([image for image, _ in items]), [
+            caption for _, caption in items
+        ]  # (B, 3, H, W)
 
 
 @functools.lru_cache(maxsize=8)

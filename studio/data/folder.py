@@ -1,7 +1,8 @@
 """A user's own folder of captioned pictures.
 
-Captions come from `captions.csv` (columns file, caption), `captions.jsonl` (the same as fields), or a text file beside
-each picture with the same stem. Pictures are cropped to the middle square and resized.
+Captions come from `captions.csv` (columns file, caption), `captions.jsonl` (the same as fields), or
+a text file beside each picture with the same stem. Pictures are cropped to the middle square and
+resized.
 """
 
 import csv
@@ -41,10 +42,20 @@ class FolderImages:
         """(path, caption) of every picture of the split. Raises ValueError when there is none."""
         found = _captions(self.path)
         if self.split != "all":
-            found = [x for i, x in enumerate(found) if (i % self.holdout == 0) == (self.split == "heldout")]
+            found = [
+                x
+                for i, x in enumerate(found)
+                if (i % self.holdout == 0) == (self.split == "heldout")
+            ]
         if not found:
-            raise ValueError(f"path {self.path!r} holds no picture with a caption (split {self.split})")
+            raise ValueError(
+                f"path {self.path!r} holds no picture with a caption (split {self.split})"
+            )
         return found
+
+    def __len__(self) -> int:
+        """Pictures an epoch."""
+        return len(self.items())
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, str]:
         """Picture float (3, size, size) in [-1, 1], and its caption."""
@@ -70,7 +81,9 @@ class FolderImages:
     def batch(self, start: int, count: int) -> tuple[torch.Tensor, list[str]]:
         """Pictures (count, 3, size, size) and captions of `count` consecutive indices."""
         items = [self[i] for i in range(start, start + count)]
-        return torch.stack([image for image, _ in items]), [caption for _, caption in items]  # (B, 3, H, W)
+        return torch.stack([image for image, _ in items]), [
+            caption for _, caption in items
+        ]  # (B, 3, H, W)
 
 
 @functools.lru_cache(maxsize=4)

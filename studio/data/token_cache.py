@@ -1,8 +1,8 @@
 """Tokens of a data set, kept on disk once they were made.
 
-Encoding a picture costs about as much as a training step on it, so a generator meets each encoding several times.
-The cache fills as training asks for items, survives being killed at any moment, and is found again by a key over
-the tokenizer's weights and the data set's description.
+Encoding a picture costs about as much as a training step on it, so a generator meets each encoding
+several times. The cache fills as training asks for items, survives being killed at any moment, and
+is found again by a key over the tokenizer's weights and the data set's description.
 """
 
 import hashlib

@@ -26,7 +26,9 @@ def ssim(images: torch.Tensor, originals: torch.Tensor) -> torch.Tensor:
 
     def blur(t: torch.Tensor) -> torch.Tensor:
         t = F.conv2d(t.flatten(0, 1)[:, None], line.view(1, 1, 11, 1))
-        return F.conv2d(t, line.view(1, 1, 1, 11)).unflatten(0, x.shape[:2])[:, :, 0]  # (B, 3, h, w)
+        return F.conv2d(t, line.view(1, 1, 1, 11)).unflatten(0, x.shape[:2])[
+            :, :, 0
+        ]  # (B, 3, h, w)
 
     mean_x, mean_y = blur(x), blur(y)
     var_x = blur(x * x) - mean_x.square()

@@ -45,4 +45,6 @@ class Pipeline:
             raise ValueError(
                 f"{folder.name}/{hub.INDEX} names {class_name}, which is none of {', '.join(known)}"
             )
+        if name not in hub.bundled_names() and not os.path.isdir(name):
+            options |= {"local_files_only": True, "force_download": False}  # it is here by now
         return find_class(class_name).from_pretrained(name, **options)

@@ -86,6 +86,15 @@ class StudioPipeline(DiffusionPipeline):
                 )
         self.register_modules(**parts)
 
+    @staticmethod
+    def wake(part: Any) -> Any:
+        """`part` itself, on its device: offloading hooks fire in `forward` only, which neither a
+        run nor a tokenizer's `encode` and `decode` go through."""
+        hook = getattr(part, "_hf_hook", None)
+        if hook is not None and hasattr(hook, "pre_forward"):
+            hook.pre_forward(part)
+        return part
+
     @property
     def interrupt(self) -> bool:
         """True when a callback has set `_interrupt` to stop after the current step."""

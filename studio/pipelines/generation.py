@@ -158,7 +158,8 @@ class GenerationPipeline(StudioPipeline):
             strength = DEFAULT_STRENGTH if strength is None else strength
             keep = steps.kept_by_strength(strength, layout, job.generators)
         device, dtype = self._execution_device, self.tokenizer.dtype
-        given = [self.tokenizer.encode(one.to(device, dtype)).tokens for one in images.split(1)]
+        encode = self.wake(self.tokenizer).encode
+        given = [encode(one.to(device, dtype)).tokens for one in images.split(1)]
         return replace(job, given=torch.cat(given), keep=keep.to(device))
 
     @torch.no_grad()
@@ -173,7 +174,7 @@ class GenerationPipeline(StudioPipeline):
         started = time.perf_counter()
         layout, strategy = self.tokenizer.layout, job.strategy
         count = job.num_tokens or layout.num_tokens
-        run = self.generator.start(job.condition, guidance=strategy.guidance)
+        run = self.wake(self.generator).start(job.condition, guidance=strategy.guidance)
         states = strategy.stream(
             run,
             layout,
@@ -242,8 +243,9 @@ class GenerationPipeline(StudioPipeline):
             else:
                 tokens = steps.fill_unknown(tokens, state.known, layout)
         size = 1 if tokens.device.type == "cpu" else len(tokens)
+        decode = self.wake(self.tokenizer).decode
         pictures = [
-            self.tokenizer.decode(rows, num_tokens=count, generators=generators[i * size :][:size])
+            decode(rows, num_tokens=count, generators=generators[i * size :][:size])
             for i, rows in enumerate(tokens.split(size))
         ]
         return torch.cat(pictures)  # (B, 3, H, W)

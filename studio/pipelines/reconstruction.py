@@ -56,12 +56,13 @@ class ReconstructionPipeline(StudioPipeline):
         if num_tokens is not None:
             steps.check_whole("num_tokens", num_tokens, 1, layout.num_tokens)
         count = self.tokenizer.check_num_tokens(num_tokens, layout)
+        tokenizer = self.wake(self.tokenizer)
         tokens, decoded = [], []
         for one in images.to(self._execution_device, self.tokenizer.dtype).split(1):
-            encoded = self.tokenizer.encode(one).tokens  # (1, N)
+            encoded = tokenizer.encode(one).tokens  # (1, N)
             tokens.append(encoded[:, :count])
             if output_type != "tokens":
-                decoded.append(self.tokenizer.decode(encoded, num_tokens=num_tokens))
+                decoded.append(tokenizer.decode(encoded, num_tokens=num_tokens))
         output = ImageOutput(
             images=steps.to_output(torch.cat(decoded), output_type) if decoded else None,
             tokens=torch.cat(tokens).cpu(),

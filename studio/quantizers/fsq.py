@@ -1,7 +1,8 @@
 """Finite scalar quantization: every dimension is rounded to one of a few levels.
 
-Source: "Finite Scalar Quantization: VQ-VAE Made Simple" (2023), arXiv 2309.15505. There is no codebook to learn,
-no loss and nothing that can die. Leaves out on purpose: projections in and out, which belong to the networks.
+Source: "Finite Scalar Quantization: VQ-VAE Made Simple" (2023), arXiv 2309.15505. There is no
+codebook to learn, no loss and nothing that can die. Leaves out on purpose: projections in and out,
+which belong to the networks.
 """
 
 import math
@@ -40,7 +41,9 @@ class FiniteScalarQuantizer(nn.Module):
         return torch.tanh(z + torch.atanh(offset / half)) * half - offset
 
     def forward(self, z: torch.Tensor) -> QuantizerOutput:
-        """Quantizes z (..., D). `quantized` lies in [-1, 1] on the grid of levels; `indices` is (...)."""
+        """Quantizes z (..., D). `quantized` lies in [-1, 1] on the grid of levels; `indices` is
+        (...).
+        """
         bounded = self.bound(z.float())
         rounded = bounded + (bounded.round() - bounded).detach()
         half = (self._levels // 2).to(bounded)
@@ -49,7 +52,9 @@ class FiniteScalarQuantizer(nn.Module):
         return QuantizerOutput((rounded / half).to(z.dtype), indices, z.new_zeros(()))
 
     def digits(self, indices: torch.Tensor) -> torch.Tensor:
-        """The level number of every dimension: int64 (...) to (..., D), the first dimension the fastest."""
+        """The level number of every dimension: int64 (...) to (..., D), the first dimension the
+        fastest.
+        """
         return (indices[..., None] // self._basis) % self._levels  # (..., D)
 
     def lookup(self, indices: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """The tokenizer contract: media to tokens and back.
 
-Every tokenizer is a diffusers model: its config is its `__init__` signature, and `save_pretrained` /
-`from_pretrained` work as diffusers users know them.
+Every tokenizer is a diffusers model: its config is its `__init__` signature, and `save_pretrained`
+/ `from_pretrained` work as diffusers users know them.
 """
 
 import math
@@ -15,8 +15,8 @@ from studio.outputs import TokenizerOutput, TokenLayout, TokenRate
 class Tokenizer(ModelMixin, ConfigMixin):
     """Base of all tokenizers.
 
-    A subclass gives `layout`, `encode` and `decode`. Media: image (B, 3, H, W) and video (B, 3, T, H, W) floats in
-    [-1, 1], audio (B, 1, L) in [-1, 1]. Tokens: int64 (B, N) or (B, K, N).
+    A subclass gives `layout`, `encode` and `decode`. Media: image (B, 3, H, W) and video (B, 3, T,
+    H, W) floats in [-1, 1], audio (B, 1, L) in [-1, 1]. Tokens: int64 (B, N) or (B, K, N).
     """
 
     config_name = "config.json"
@@ -24,7 +24,9 @@ class Tokenizer(ModelMixin, ConfigMixin):
     _encoder_modules: tuple[str, ...] = ()
 
     def encoder_parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
-        """The named parameters that decide the tokens; with these frozen the decoder may still learn."""
+        """The named parameters that decide the tokens; with these frozen the decoder may still
+        learn.
+        """
         heads = self._encoder_modules
         return [(n, p) for n, p in self.named_parameters() if n.split(".")[0] in heads]
 
@@ -49,7 +51,8 @@ class Tokenizer(ModelMixin, ConfigMixin):
 
         Args:
             tokens: int64 (B, N).
-            num_tokens: decode only this many leading tokens; needs a layout with decodable prefixes.
+            num_tokens: decode only this many leading tokens; needs a layout with decodable
+                prefixes.
             layout: the layout when it is not the configured one (a picture of another size).
             generators: one a sample, for decoders that draw noise.
         """
@@ -81,7 +84,9 @@ class Tokenizer(ModelMixin, ConfigMixin):
         return TokenRate(count, bits, bits / (height * width), "pixel")
 
     def check_num_tokens(self, num_tokens: int | None, layout: TokenLayout) -> int:
-        """The number of tokens to decode. Raises ValueError when a prefix of that length can't be decoded."""
+        """The number of tokens to decode. Raises ValueError when a prefix of that length can't be
+        decoded.
+        """
         total = layout.num_tokens
         if num_tokens is None or num_tokens == total:
             return total

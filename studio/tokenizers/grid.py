@@ -1,9 +1,10 @@
 """A convolutional grid tokenizer in the LlamaGen VQ family.
 
-Source: "Autoregressive Model Beats Diffusion: Llama for Scalable Image Generation" (2024), arXiv 2406.06525, after
-VQGAN (arXiv 2012.09841). With `patch_size=1` and `quantizer="vq"` this is the official network, exactly. A larger
-patch folds pixels into channels first, which makes small models several times faster; `quantizer="fsq"` trains well in
-a short time. Leaves out on purpose: the discriminator and the losses, which belong to training.
+Source: "Autoregressive Model Beats Diffusion: Llama for Scalable Image Generation" (2024), arXiv
+2406.06525, after VQGAN (arXiv 2012.09841). With `patch_size=1` and `quantizer="vq"` this is the
+official network, exactly. A larger patch folds pixels into channels first, which makes small models
+several times faster; `quantizer="fsq"` trains well in a short time. Leaves out on purpose: the
+discriminator and the losses, which belong to training.
 """
 
 import torch
@@ -78,7 +79,9 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """The residual blocks of one resolution, each followed by attention where asked, and a change of size."""
+    """The residual blocks of one resolution, each followed by attention where asked, and a change
+    of size.
+    """
 
     def __init__(self, in_channels, out_channels, blocks, *, attention, resize, dropout):
         super().__init__()
@@ -86,7 +89,9 @@ class Level(nn.Module):
             ResidualBlock(in_channels if i == 0 else out_channels, out_channels, dropout)
             for i in range(blocks)
         )
-        self.attn = nn.ModuleList(SelfAttention(out_channels) for _ in range(blocks if attention else 0))
+        self.attn = nn.ModuleList(
+            SelfAttention(out_channels) for _ in range(blocks if attention else 0)
+        )
         self.resize = resize(out_channels) if resize else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -128,7 +133,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents (B, z, H/f, W/f) to pixels (B, 3, H, W); `levels` run from the deepest to the finest."""
+    """Latents (B, z, H/f, W/f) to pixels (B, 3, H, W); `levels` begin with the deepest."""
 
     def __init__(self, out_channels, base, multipliers, blocks, z_channels, dropout):
         super().__init__()
@@ -161,14 +166,16 @@ class GridTokenizer(Tokenizer):
     """Pictures to a grid of tokens in raster order, and back.
 
     Args:
-        image_size: side of the usual picture; other sizes work when they are multiples of the reduction.
-        base_channels, channel_multipliers, num_res_blocks: the widths of the levels (official VQ-16: 128,
-            (1, 1, 2, 2, 4), 2; VQ-8: 128, (1, 2, 2, 4), 2).
+        image_size: side of the usual picture; other sizes work when they are multiples of the
+            reduction.
+        base_channels, channel_multipliers, num_res_blocks: the widths of the levels (official
+            VQ-16: 128, (1, 1, 2, 2, 4), 2; VQ-8: 128, (1, 2, 2, 4), 2).
         z_channels: width between networks and quantizer (256 officially).
         codebook_size, codebook_dim, codebook_l2_norm, commitment: of the vector quantizer.
         quantizer: "vq" or "fsq".
         levels: levels of the finite scalar quantizer.
-        patch_size: pixels folded into channels on each side before the first convolution; 1 is the official network.
+        patch_size: pixels folded into channels on each side before the first convolution; 1 is the
+            official network.
         dropout: inside residual blocks.
     """
 
@@ -233,7 +240,9 @@ class GridTokenizer(Tokenizer):
         return images
 
     def encode(self, media: torch.Tensor) -> TokenizerOutput:
-        """Images (B, 3, H, W) in [-1, 1] to tokens (B, h*w); `latents` and `quantized` are (B, D, h, w)."""
+        """Images (B, 3, H, W) in [-1, 1] to tokens (B, h*w); `latents` and `quantized` are (B, D,
+        h, w).
+        """
         latents = self.latents(media)
         out = self.quantize(latents.movedim(1, -1))
         quantized = out.quantized.movedim(-1, 1)  # (B, D, h, w)
@@ -241,7 +250,9 @@ class GridTokenizer(Tokenizer):
         return TokenizerOutput(out.indices.flatten(1), latents, layout, quantized, out.loss)
 
     def decode(self, tokens, *, num_tokens=None, layout=None, generators=None) -> torch.Tensor:
-        """Tokens (B, h*w) to images (B, 3, H, W). A grid has no decodable prefix: `num_tokens` must be all."""
+        """Tokens (B, h*w) to images (B, 3, H, W). A grid has no decodable prefix: `num_tokens` must
+        be all.
+        """
         layout = layout or self.layout
         self.check_num_tokens(num_tokens, layout)
         grid = layout.split(tokens)["image"]  # (B, h, w)
@@ -249,7 +260,9 @@ class GridTokenizer(Tokenizer):
         return self.pixels(vectors.to(self.dtype))
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, TokenizerOutput]:
-        """What training needs: reconstruction (B, 3, H, W), gradient through the quantizer, and the encoding."""
+        """What training needs: reconstruction (B, 3, H, W), gradient through the quantizer, and the
+        encoding.
+        """
         encoded = self.encode(images)
         return self.pixels(encoded.quantized), encoded
 

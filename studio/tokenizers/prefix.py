@@ -1,11 +1,12 @@
 """A small 1D tokenizer whose every prefix is a picture.
 
-In the TiTok / One-D-Piece family: latent queries gather the picture into an ordered row of tokens ("An Image is Worth 32
-Tokens", 2024, arXiv 2406.07550), and dropping the tail of the row in training makes every prefix decodable
-("One-D-Piece", 2025, arXiv 2501.10064). What differs, so that it trains in an hour on a CPU: both networks start from
-principal components. The latent queries correct a linear analysis of the pixels, and the decoder corrects the linear
-synthesis, so the very first step already reconstructs, coarse to fine. Tokens are finite scalar codes.
-Leaves out on purpose: the two-stage training against a teacher's codes that the official models need.
+In the TiTok / One-D-Piece family: latent queries gather the picture into an ordered row of tokens
+("An Image is Worth 32 Tokens", 2024, arXiv 2406.07550), and dropping the tail of the row in
+training makes every prefix decodable ("One-D-Piece", 2025, arXiv 2501.10064). What differs, so that
+it trains in an hour on a CPU: both networks start from principal components. The latent queries
+correct a linear analysis of the pixels, and the decoder corrects the linear synthesis, so the very
+first step already reconstructs, coarse to fine. Tokens are finite scalar codes. Leaves out on
+purpose: the two-stage training against a teacher's codes that the official models need.
 """
 
 import math
@@ -18,7 +19,6 @@ from torch.nn import functional as F
 from studio.outputs import TokenizerOutput, TokenLayout
 from studio.quantizers.fsq import FiniteScalarQuantizer
 from studio.tokenizers.base import Tokenizer, check_image
-
 
 SHRINK = 0.93
 
@@ -38,7 +38,9 @@ class Mixer(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         q, k, v = self.qkv(self.norm1(x)).chunk(3, dim=-1)
-        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))  # (B, h, S, d)
+        q, k, v = (
+            t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v)
+        )  # (B, h, S, d)
         weights = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
         x = x + self.proj((weights @ v).transpose(1, 2).flatten(2))  # (B, S, D)
         return x + self.fc2(F.silu(self.fc1(self.norm2(x))))
@@ -57,7 +59,9 @@ class PatchTransformer(nn.Module):
         self.blocks = nn.ModuleList(Mixer(dim, heads) for _ in range(layers))
 
     def forward(self, images, latents) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images (B, 3, H, W) and latents (B, n, d) to their features (B, patches, D) and (B, n, D)."""
+        """Images (B, 3, H, W) and latents (B, n, d) to their features (B, patches, D) and (B, n,
+        D).
+        """
         patches = F.pixel_unshuffle(images, self.patch_size).flatten(2).transpose(1, 2)
         patches = self.patch_embed(patches) + self.patch_positions  # (B, patches, D)
         queries = self.latent_embed(latents) + self.latent_positions[: latents.shape[1]]
@@ -88,7 +92,9 @@ class Refiner(nn.Module):
         nn.init.zeros_(self.conv_out.bias)
 
     def forward(self, base: torch.Tensor, share: float, hints: list[torch.Tensor]) -> torch.Tensor:
-        """Corrects `base` (B, 3, H, W), made from `share` of all tokens on a logarithmic scale from 0 to 1."""
+        """Corrects `base` (B, 3, H, W), made from `share` of all tokens on a logarithmic scale from
+        0 to 1.
+        """
         folded = F.pixel_unshuffle(base, 4)  # (B, 48, H/4, W/4)
         known = torch.full_like(folded[:, :1], share)
         x = self.conv_in(torch.cat([folded, known, *hints], dim=1))  # (B, C, H/4, W/4)
@@ -103,14 +109,17 @@ class PrefixTokenizer(Tokenizer):
     Args:
         image_size: side of the picture in pixels, a multiple of `patch_size`.
         num_tokens: N, the length of the row.
-        levels: levels of the finite scalar quantizer; N * len(levels) principal components are kept.
+        levels: levels of the finite scalar quantizer; N * len(levels) principal components are
+            kept.
         dim, heads: width of the transformers, and their heads.
-        encoder_layers, decoder_layers: transformer blocks; 0 leaves the linear analysis, or the convolutions, alone.
+        encoder_layers, decoder_layers: transformer blocks; 0 leaves the linear analysis, or the
+            convolutions, alone.
         patch_size: side of the patches that the transformers see, a multiple of 4.
         refiner_channels, refiner_blocks: of the convolutions at the end.
-        refined: how many leading tokens are followed by a token that codes what rounding them left over; the
-            strongest components (background, mass) need more levels than one token has.
-        spread, fine_spread: what a deviation of 1 becomes before the quantizer's bound, and the same for leftovers.
+        refined: how many leading tokens are followed by a token that codes what rounding them left
+            over; the strongest components (background, mass) need more levels than one token has.
+        spread, fine_spread: what a deviation of 1 becomes before the quantizer's bound, and the
+            same for leftovers.
     """
 
     _no_split_modules = ["Mixer"]
@@ -171,7 +180,9 @@ class PrefixTokenizer(Tokenizer):
 
     @torch.no_grad()
     def fit(self, images: torch.Tensor) -> None:
-        """Sets the principal components from images (n, 3, H, W) in [-1, 1], n well above N * len(levels)."""
+        """Sets the principal components from images (n, 3, H, W) in [-1, 1], n well above N *
+        len(levels).
+        """
         flat = images.flatten(1).float()
         self.mean.copy_(flat.mean(0))
         centred = flat - self.mean
@@ -185,13 +196,17 @@ class PrefixTokenizer(Tokenizer):
         self.deviations.copy_(values[order] / len(flat) ** 0.5)
 
     def _component_order(self) -> torch.Tensor:
-        """Which component every token dimension codes (N * D,); refined ones stand twice, one token apart."""
+        """Which component every token dimension codes (N * D,); refined ones stand twice, one token
+        apart.
+        """
         tokens, place = [], 0
         while len(tokens) < self.config.num_tokens:
             tokens += [place, place] if place < self.config.refined else [place]
             place += 1
         dims = torch.arange(self.quantize.dim)
-        return (torch.tensor(tokens[: self.config.num_tokens])[:, None] * len(dims) + dims).flatten()
+        return (
+            torch.tensor(tokens[: self.config.num_tokens])[:, None] * len(dims) + dims
+        ).flatten()
 
     def latents(self, images: torch.Tensor) -> torch.Tensor:
         """Images (B, 3, H, W) in [-1, 1] to latents before quantization (B, N, D)."""
@@ -206,7 +221,9 @@ class PrefixTokenizer(Tokenizer):
         return linear + self.to_latents(self.encoder(images, linear)[1])
 
     def _split_fine(self, analysis: torch.Tensor) -> torch.Tensor:
-        """Deviations (B, N, D) to latents (B, N, D): refining tokens get what the token before them leaves over."""
+        """Deviations (B, N, D) to latents (B, N, D): refining tokens get what the token before them
+        leaves over.
+        """
         end = 2 * self.config.refined
         coarse, fine = slice(0, end, 2), slice(1, end, 2)
         coded = self._unbound(self.quantize(analysis[:, coarse] * self.config.spread).quantized)
@@ -215,7 +232,9 @@ class PrefixTokenizer(Tokenizer):
         return left * self._spreads
 
     def pixels(self, quantized: torch.Tensor) -> torch.Tensor:
-        """Quantized latents (B, n, D) of the first n tokens to images (B, 3, H, W), about [-1, 1], not clamped."""
+        """Quantized latents (B, n, D) of the first n tokens to images (B, 3, H, W), about [-1, 1],
+        not clamped.
+        """
         base, hints = self.synthesis(quantized), []
         if self.decoder is not None:
             grid = self.config.image_size // self.config.patch_size
@@ -226,27 +245,35 @@ class PrefixTokenizer(Tokenizer):
         return self.refiner(base, share, hints)
 
     def synthesis(self, quantized: torch.Tensor) -> torch.Tensor:
-        """The linear picture (B, 3, H, W) of the first n quantized latents (B, n, D), which the networks correct."""
+        """The linear picture (B, 3, H, W) of the first n quantized latents (B, n, D), which the
+        networks correct.
+        """
         scaled = (self._unbound(quantized) / self._spreads[: quantized.shape[1]]).flatten(1)
         scaled = scaled * self.deviations[: scaled.shape[1]]
         flat = self.mean + scaled @ self.components[: scaled.shape[1]]
-        return flat.unflatten(1, (3, self.config.image_size, self.config.image_size))  # (B, 3, H, W)
+        return flat.unflatten(
+            1, (3, self.config.image_size, self.config.image_size)
+        )  # (B, 3, H, W)
 
     def _unbound(self, quantized: torch.Tensor) -> torch.Tensor:
-        """Undoes the quantizer's bound; the outermost levels, open to infinity, are put at their likely mean."""
+        """Undoes the quantizer's bound; the outermost levels, open to infinity, are put at their
+        likely mean.
+        """
         levels = self.quantize._levels.to(quantized)
         half, offset = (levels - 1) / 2, 0.5 * (1 - levels % 2)
         inner = (quantized * (levels // 2) + offset) / half  # (B, n, D) in [-1, 1]
         return torch.atanh(inner * SHRINK) - torch.atanh(offset / half * SHRINK)
 
     def encode(self, media: torch.Tensor) -> TokenizerOutput:
-        """Images (B, 3, H, W) in [-1, 1] to tokens (B, N); `latents` and `quantized` are (B, N, D)."""
+        """Images (B, 3, H, W) in [-1, 1] to tokens (B, N); `latents`, `quantized` are (B, N, D)."""
         latents = self.latents(media)
         out = self.quantize(latents)
         return TokenizerOutput(out.indices, latents, self.layout, out.quantized, out.loss)
 
     def decode(self, tokens, *, num_tokens=None, layout=None, generators=None) -> torch.Tensor:
-        """Tokens (B, n) to images (B, 3, H, W); `num_tokens` decodes that many leading ones, from 1 on."""
+        """Tokens (B, n) to images (B, 3, H, W); `num_tokens` decodes that many leading ones, from 1
+        on.
+        """
         count = self.check_num_tokens(num_tokens, self._layout(tokens.shape[1]))
         self.check_num_tokens(count, self.layout)
         return self.pixels(self.quantize.lookup(tokens[:, :count]).to(self.dtype))
@@ -254,6 +281,8 @@ class PrefixTokenizer(Tokenizer):
     def forward(
         self, images: torch.Tensor, num_tokens: int | None = None
     ) -> tuple[torch.Tensor, TokenizerOutput]:
-        """What training needs: the reconstruction from the first `num_tokens` tokens, and the encoding."""
+        """What training needs: the reconstruction from the first `num_tokens` tokens, and the
+        encoding.
+        """
         encoded = self.encode(images)
         return self.pixels(encoded.quantized[:, :num_tokens]), encoded

@@ -1,4 +1,6 @@
-"""Checkpoints of a training run: written whole or not at all, and enough to go on to the very same numbers."""
+"""Checkpoints of a training run: written whole or not at all, and enough to go on to the very same
+numbers.
+"""
 
 import os
 import shutil
@@ -15,7 +17,7 @@ def save_checkpoint(folder: Path, state: dict) -> None:
 
 
 def load_checkpoint(folder: Path) -> dict | None:
-    """The state of `last.pt`, or None when the run has none. Reads tensors and plain values only."""
+    """The state of `last.pt`, or None when there is none. Reads tensors and plain values only."""
     path = folder / "last.pt"
     return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
 

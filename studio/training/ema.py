@@ -9,7 +9,8 @@ from torch import nn
 class WeightAverage:
     """Keeps averaged copies of all parameters; buffers are not averaged.
 
-    The decay grows with the step, min(decay, (1 + step) / (10 + step)), so that the start is soon forgotten.
+    The decay grows with the step, min(decay, (1 + step) / (10 + step)), so that the start is soon
+    forgotten.
     """
 
     def __init__(self, model: nn.Module, decay: float):

@@ -1,8 +1,8 @@
 """Training a generator over the tokens of a frozen tokenizer, from captions.
 
-Autoregressive: cross-entropy of every token given those before it. Masked: a random share of the tokens is hidden, as
-in MaskGIT (2022, arXiv 2202.04200), and those are scored. A share of the captions is dropped, for
-classifier-free guidance (2022, arXiv 2207.12598).
+Autoregressive: cross-entropy of every token given those before it. Masked: a random share of the
+tokens is hidden, as in MaskGIT (2022, arXiv 2202.04200), and those are scored. A share of the
+captions is dropped, for classifier-free guidance (2022, arXiv 2207.12598).
 """
 
 import math
@@ -25,9 +25,11 @@ SHEET = 32
 
 
 class GeneratorTask:
-    """Options in the recipe's `loss`: `caption_dropout`, `cache` (items kept on disk), `vocabulary` (byte-pair ids at
-    most), `short` (share of steps on the first half of the tokens alone, where a network reads them in order), `sample` (arguments of the decoding strategy for the sheets). `requires.tokenizer` is the tokenizer's folder;
-    `requires.captions` a folder with a caption tokenizer to share, otherwise one is learned from the data."""
+    """Options in the recipe's `loss`: `caption_dropout`, `cache` (items kept on disk), `vocabulary`
+    (byte-pair ids at most), `short` (share of steps on the first half of the tokens alone, where a
+    network reads them in order), `sample` (arguments of the decoding strategy for the sheets).
+    `requires.tokenizer` is the tokenizer's folder; `requires.captions` a folder with a caption
+    tokenizer to share, otherwise one is learned from the data."""
 
     def __init__(self, recipe: Recipe, folder: Path):
         self.recipe, self.folder = recipe, folder
@@ -37,7 +39,9 @@ class GeneratorTask:
             raise ValueError("requires.tokenizer must name the folder of a trained tokenizer")
         self.tokenizer = _load_tokenizer(recipe.requires["tokenizer"])
         data = make_dataset(recipe.data, seed=recipe.seed)
-        self.cache = TokenCache(folder.parent / "tokens", self.tokenizer, data, self.options["cache"])
+        self.cache = TokenCache(
+            folder.parent / "tokens", self.tokenizer, data, self.options["cache"]
+        )
         # another seed gives renders and combinations that training does not meet
         self.validation = make_dataset(recipe.data, seed=recipe.seed + 1_000_000)
         self.captions = self._caption_tokenizer(data)
@@ -116,9 +120,8 @@ class GeneratorTask:
         condition = TextCondition(ids=ids, mask=mask).to(device)
         run = model.start(condition, guidance=strategy.guidance)
         generators = [torch.Generator().manual_seed(i) for i in range(len(captions))]
-        for state in strategy.stream(run, self.tokenizer.layout, generators):
-            pass
-        return self.tokenizer.decode(state.tokens.cpu()).clamp(-1, 1)
+        *_, last = strategy.stream(run, self.tokenizer.layout, generators)
+        return self.tokenizer.decode(last.tokens.cpu()).clamp(-1, 1)
 
     def export(self, model: nn.Module, folder: Path) -> None:
         export_model(model, folder)

@@ -1,7 +1,8 @@
 """The one training loop: every model of the studio is trained by it, from a recipe.
 
-Batches, noise and dropout are functions of the recipe's seed and the step alone, so a run that was killed goes on
-to the same numbers. What differs between models is a task (see `tasks.py`): its data, its loss, its sample sheet.
+Batches, noise and dropout are functions of the recipe's seed and the step alone, so a run that was
+killed goes on to the same numbers. What differs between models is a task (see `tasks.py`): its
+data, its loss, its sample sheet.
 """
 
 import json
@@ -54,7 +55,9 @@ class Run:
         if state is None:
             return False
         self.model.load_state_dict(state["model"])
-        self.average.shadow = {n: t.to(self.accelerator.device) for n, t in state["average"].items()}
+        self.average.shadow = {
+            n: t.to(self.accelerator.device) for n, t in state["average"].items()
+        }
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
         return True
@@ -85,7 +88,9 @@ class Run:
         self.accelerator.backward(loss)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), recipe.clip)
         if not torch.isfinite(norm):
-            raise RuntimeError(f"gradient norm is {norm.item()} at step {self.step}: lower learning_rate")
+            raise RuntimeError(
+                f"gradient norm is {norm.item()} at step {self.step}: lower learning_rate"
+            )
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.average.update(self.model, self.step)
@@ -105,8 +110,8 @@ def train(
 
     Args:
         recipe: path of a YAML file, or a `Recipe`.
-        out: folder of the run; `runs/<name>` when None. Holds `last.pt`, `metrics.jsonl`, TensorBoard files, sheets
-            and, at the end, `final/` with the averaged weights.
+        out: folder of the run; `runs/<name>` when None. Holds `last.pt`, `metrics.jsonl`,
+            TensorBoard files, sheets and, at the end, `final/` with the averaged weights.
         resume: go on from the folder's checkpoint; False refuses a folder that has one.
         overrides: "key=value" changes of the recipe.
         progress: called as progress(step, steps, metrics) after every step.
@@ -133,7 +138,9 @@ def train(
             progress(run.step, recipe.steps, metrics)
         if log and (run.step % recipe.log_every == 0 or run.step == recipe.steps):
             rate = (run.step - first) / (time.monotonic() - start)
-            log.write(run.step, {**metrics, "steps_per_second": rate}, (recipe.steps - run.step) / rate)
+            log.write(
+                run.step, {**metrics, "steps_per_second": rate}, (recipe.steps - run.step) / rate
+            )
         if run.step % recipe.sample_every == 0 or run.step == recipe.steps:
             _sample(run, log)
         if run.step % recipe.save_every == 0 or run.step == recipe.steps:

@@ -21,13 +21,16 @@ class Recipe:
         data: arguments of the data set; {"kind": "emoji", ...} or {"kind": "folder", "path": ...}.
         loss: weights and options of the task's loss.
         steps, batch_size: length of the run, and pictures a step.
-        learning_rate, warmup, weight_decay, betas, clip: AdamW; linear warm-up, then cosine down to a tenth.
+        learning_rate, warmup, weight_decay, betas, clip: AdamW; linear warm-up, then cosine down to
+            a tenth.
         ema: decay of the averaged weights that are kept at the end.
-        precision: "float32" or "bfloat16" (autocast; pays on a GPU and on processors with bf16 units).
+        precision: "float32" or "bfloat16" (autocast; pays on a GPU and on processors with bf16
+            units).
         seed: everything random follows from it and the step.
         log_every, save_every, sample_every: in steps.
         threads: CPU threads; 0 leaves torch's own choice.
-        requires: other bundles or runs that this one reads, for example {"tokenizer": "runs/emoji-1d/final"}.
+        requires: other bundles or runs that this one reads, for example {"tokenizer":
+            "runs/emoji-1d/final"}.
     """
 
     name: str
@@ -74,14 +77,20 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
                 raise ValueError(f"override {item!r} must read key=value")
             _assign(values, key.split("."), yaml.safe_load(text))
     except yaml.YAMLError as error:
-        raise ValueError(f"recipe {path.name} is not valid YAML: {str(error).splitlines()[0]}") from None
+        raise ValueError(
+            f"recipe {path.name} is not valid YAML: {str(error).splitlines()[0]}"
+        ) from None
     if not isinstance(values, dict):
         raise ValueError(f"recipe {path.name} must be a mapping of fields")
     known = {f.name for f in fields(Recipe)}
     unknown = sorted(set(values) - known)
     if unknown:
-        raise ValueError(f"recipe field {unknown[0]!r} is unknown; known: {', '.join(sorted(known))}")
-    missing = [n for n in ("name", "task", "model", "data", "steps", "batch_size") if n not in values]
+        raise ValueError(
+            f"recipe field {unknown[0]!r} is unknown; known: {', '.join(sorted(known))}"
+        )
+    missing = [
+        n for n in ("name", "task", "model", "data", "steps", "batch_size") if n not in values
+    ]
     if missing:
         raise ValueError(f"recipe {path.name} lacks the field {missing[0]!r}")
     return _checked(Recipe(**{**values, "betas": tuple(values.get("betas", (0.9, 0.95)))}))

@@ -32,7 +32,9 @@ class Task(Protocol):
         ...
 
     def prepare(self, model: nn.Module, average: WeightAverage, step: int) -> None:
-        """Called before every step: what changes in the course of training, as a function of the step."""
+        """Called before every step: what changes in the course of training, as a function of the
+        step.
+        """
         ...
 
     def loss(self, model: nn.Module, batch: dict[str, Any], step: int) -> tuple[torch.Tensor, dict]:

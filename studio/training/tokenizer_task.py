@@ -20,12 +20,13 @@ HELDOUT = 64
 class TokenizerTask:
     """Options in the recipe's `loss`:
 
-    - `l1`, `l2`, `edges`: weights of the absolute error, the squared error, and the absolute error of differences
-      between neighbouring pixels, at three scales;
-    - `crop`, `crop_share`: side of random crops and the share of all steps that train on them (convolutional
-      tokenizers only: a crop costs less, and the whole picture comes last);
-    - `encoder_share`: share of the steps in which the encoder learns. After it the tokens are final (the averaged
-      encoder is kept, and written to `tokens-final/`, so that generators can start) and the decoder goes on;
+    - `l1`, `l2`, `edges`: weights of the absolute error, the squared error, and the absolute error
+      of differences between neighbouring pixels, at three scales;
+    - `crop`, `crop_share`: side of random crops and the share of all steps that train on them
+      (convolutional tokenizers only: a crop costs less, and the whole picture comes last);
+    - `encoder_share`: share of the steps in which the encoder learns. After it the tokens are final
+      (the averaged encoder is kept, and written to `tokens-final/`, so that generators can start)
+      and the decoder goes on;
     - `fit`: pictures from which tokenizers with a `fit` start;
     - `whole`: share of steps that decode all tokens; the others decode a prefix of random length.
     """
@@ -40,7 +41,8 @@ class TokenizerTask:
     def build(self) -> nn.Module:
         model = find_class(self.recipe.model["class"])(**self.recipe.model.get("config", {}))
         if hasattr(model, "fit"):
-            model.fit(self.data.batch(0, self.options["fit"])[0])
+            count = min(self.options["fit"], len(self.data))
+            model.fit(self.data.batch(0, count)[0])
         return model
 
     def batch(self, step: int, device: torch.device) -> dict[str, Any]:

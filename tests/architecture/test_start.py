@@ -37,8 +37,8 @@ def test_help_is_light(root):
 
 
 def test_help_takes_half_a_second(run_studio):
-    """Processor time, which is the time on the clock of a machine that does nothing else: the clock of
-    a busy one would measure the others."""
+    """Processor time: what the clock shows on a machine that does nothing else. On a busy one the
+    clock would measure the others."""
     times = []
     for _ in range(4):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -32,7 +32,9 @@ def test_held_out_pictures_and_pairs_stay_out():
 
 def test_captions_say_what_is_drawn():
     assert Scene(("red apple",)).caption == "red apple"
-    assert Scene(("red apple",), tint="blue", background=("yellow",)).caption == "blue apple on yellow"
+    assert (
+        Scene(("red apple",), tint="blue", background=("yellow",)).caption == "blue apple on yellow"
+    )
     both = Scene(("pizza", "dog face"), background=("red", "blue"), small=True)
     assert both.caption == "small pizza and dog face on red to blue"
 

@@ -24,7 +24,7 @@ def test_text_files_beside_pictures(folder):
         (folder / f"{color}.txt").write_text(f"all {color}\n")
     data = FolderImages(str(folder), size=8)
     assert names(data, 3) == ["all blue", "all lime", "all red"]
-    image, caption = data[0]
+    image = data[0][0]
     assert image.shape == (3, 8, 8)
     assert data.batch(0, 2)[0].shape == (2, 3, 8, 8)
 

@@ -323,6 +323,24 @@ def test_a_save_that_fails_leaves_nothing(saved, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_offloading_hooks_are_woken(saved, seeded):
+    """diffusers' hooks move a part when its `forward` is called; ours is not."""
+    from accelerate.hooks import ModelHook, add_hook_to_module
+
+    woken = []
+
+    class Hook(ModelHook):
+        def pre_forward(self, module, *args, **kwargs):
+            woken.append(type(module).__name__)
+            return args, kwargs
+
+    pipe = studio.Pipeline.from_pretrained(saved / "grid", generator="masked")
+    for part in (pipe.tokenizer, pipe.generator):
+        add_hook_to_module(part, Hook())
+    pipe("rocket", generator=seeded(1))
+    assert woken == ["MaskedTransformer", "GridTokenizer"]
+
+
 def test_diffusers_features(saved):
     pipe = studio.Pipeline.from_pretrained(saved / "grid")
     assert set(pipe.components) == {"tokenizer", "generator", "text_tokenizer", "decoding"}

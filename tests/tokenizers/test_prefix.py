@@ -55,7 +55,9 @@ def test_a_short_row_decodes_like_the_prefix_of_a_long_one(kind):
 def test_the_untrained_network_is_the_linear_picture():
     model, images = make(**KINDS[0]), pictures(3)
     encoded = model.encode(images)
-    assert torch.allclose(model.decode(encoded.tokens), model.synthesis(encoded.quantized), atol=1e-5)
+    assert torch.allclose(
+        model.decode(encoded.tokens), model.synthesis(encoded.quantized), atol=1e-5
+    )
 
 
 def test_a_refining_token_halves_the_error_of_its_components():

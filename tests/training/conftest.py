@@ -42,7 +42,9 @@ def pictures(tmp_path_factory):
     rng = np.random.default_rng(0)
     for i in range(60):
         corners = rng.integers(0, 256, (2, 2, 3), dtype=np.uint8)
-        Image.fromarray(corners).resize((20, 24), Image.Resampling.BILINEAR).save(folder / f"{i}.png")
+        Image.fromarray(corners).resize((20, 24), Image.Resampling.BILINEAR).save(
+            folder / f"{i}.png"
+        )
         (folder / f"{i}.txt").write_text(" ".join(rng.choice(WORDS, 3)))
     return folder
 

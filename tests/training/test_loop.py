@@ -29,7 +29,7 @@ def curve(folder: Path) -> dict[int, float]:
 
 
 def kill_in_the_middle(recipe: Path, out: Path, root: Path) -> int:
-    """Starts `studio train` as a process of its own, kills it at a random moment, returns its last logged step."""
+    """Kills `studio train`, a process of its own, at a random moment; returns its last step."""
     command = [sys.executable, "-m", "studio.cli.main", "train", str(recipe), "--out", str(out)]
     env = {**os.environ, "PYTHONPATH": str(root)}
     process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
