@@ -19,13 +19,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from operator import eq
 from pathlib import Path
 
 import numpy as np
 import torch
 import yaml
 
-from studio.data.colors import COLORS, TINTS
+from studio.data.colors import COLORS
 from studio.data.emoji import EmojiImages
 from studio.env import PRETRAINED
 from studio.evaluation import generators as generation
@@ -76,27 +77,23 @@ def heldout_images(size: int, count: int) -> torch.Tensor:
 
 @torch.no_grad()
 def measure_features(model: ImageTextFeatures) -> dict:
-    """Retrieval of a drawn picture of every name, and the colour heads on tinted ones."""
+    """Retrieval of a drawn picture of every name, and the background's colour word."""
     size, rng = model.config.image_size, np.random.default_rng(11)
     words = list(COLORS)
     plain = generation.name_scenes(len(model.names), seed=11)
     scenes = [dataclasses.replace(s, background=(words[rng.integers(12)],)) for s in plain]
-    vectors = model.encode_images(generation.render(scenes, size))
+    images = generation.render(scenes, size)
+    vectors = model.encode_images(images)
     labels = torch.tensor([model.names.index(s.names[0]) for s in scenes])
-    tinted = [dataclasses.replace(s, tint=TINTS[rng.integers(9)]) for s in scenes[:400]]
-    backgrounds, tints = model.colour_words(generation.render(tinted, size))
+    words_found = model.background_words(images)
     return {
         "names": len(model.names),
         "pictures": len(scenes),
         "parameters": sum(p.numel() for p in model.parameters()),
         **retrieval(vectors, labels, model.gallery),
-        "background_word": _agreement(backgrounds, [s.background[0] for s in tinted]),
-        "tint_word": _agreement(tints, [s.tint for s in tinted]),
+        "background_word": sum(map(eq, words_found, (s.background[0] for s in scenes)))
+        / len(scenes),
     }
-
-
-def _agreement(found: list[str], right: list[str]) -> float:
-    return sum(a == b for a, b in zip(found, right, strict=True)) / len(right)
 
 
 def measure_training(model: str, runs: Path, trained_on: str) -> list[dict]:

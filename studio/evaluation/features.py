@@ -3,7 +3,8 @@
 Two small towers trained to agree, as in "Learning Transferable Visual Models From Natural Language
 Supervision" (2021, 2103.00020), on emoji renders only: a convolutional tower for pictures and one
 for object names. Names are a closed set, so the caption tower is a table with a vector a name; a
-gallery holds the mean picture vector of every name beside it. Two linear heads read colour words.
+gallery holds the mean picture vector of every name beside it. A linear head reads the background's
+colour word.
 They are not Inception features: distances compare with each other, and with nobody else's figures.
 Leaves out on purpose: sentences, several objects, photographs.
 """
@@ -74,8 +75,7 @@ class ImageTextFeatures(ModelMixin, ConfigMixin):
 
     Args:
         names: all object names, a closed set.
-        backgrounds, tints: the colour words of the two heads; the tint head has one class more,
-            last, for "none".
+        backgrounds: the colour words of the head.
         image_size: side that pictures are resized to.
         dim: of the unit vectors.
         channels: of the stages of the picture tower, each at half the size of the one before.
@@ -91,7 +91,6 @@ class ImageTextFeatures(ModelMixin, ConfigMixin):
         self,
         names: list[str],
         backgrounds: list[str],
-        tints: list[str],
         image_size: int = 64,
         dim: int = 128,
         channels: tuple[int, ...] = (48, 96, 192),
@@ -104,7 +103,6 @@ class ImageTextFeatures(ModelMixin, ConfigMixin):
         self.project = _Centred(width, dim)
         self.captions = nn.Embedding(len(names), dim)
         self.background = nn.Linear(width, len(backgrounds))
-        self.tint = nn.Linear(width, len(tints) + 1)
         self.log_scale = nn.Parameter(torch.tensor(3.0))
         self.register_buffer("gallery", torch.zeros(len(names), dim))
 
@@ -148,15 +146,13 @@ class ImageTextFeatures(ModelMixin, ConfigMixin):
         ids = torch.tensor([places[name] for name in names], device=self.log_scale.device)
         return F.normalize(self.captions(ids), dim=-1)  # (M, dim)
 
-    def forward(
-        self, images: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """What training needs of pictures (B, 3, H, W): unit vectors (B, dim), scaled similarities
-        to every name (B, M), and the scores of the background and tint words (B, 12), (B, 10)."""
+        to every name (B, M), and scores of the background words (B, len(backgrounds))."""
         pooled = self.pooled(images)
         features = F.normalize(self.project(pooled), dim=-1)  # (B, dim)
         scores = self.scale() * features @ F.normalize(self.captions.weight, dim=-1).T  # (B, M)
-        return features, scores, self.background(pooled), self.tint(pooled)
+        return features, scores, self.background(pooled)
 
     def scale(self) -> torch.Tensor:
         """The learned inverse temperature."""
@@ -166,13 +162,7 @@ class ImageTextFeatures(ModelMixin, ConfigMixin):
         """The k names whose gallery vectors are nearest, best first: (B, dim) to int64 (B, k)."""
         return (features @ self.gallery.T).topk(k, dim=-1).indices  # (B, k)
 
-    def colour_words(self, images: torch.Tensor) -> tuple[list[str], list[str]]:
-        """The background word and the tint word ("" for none) that the heads read in each
-        picture."""
-        pooled = self.pooled(images)
-        backgrounds = self.background(pooled).argmax(-1).tolist()
-        tints = [*self.config.tints, ""]
-        return (
-            [self.config.backgrounds[i] for i in backgrounds],
-            [tints[i] for i in self.tint(pooled).argmax(-1).tolist()],
-        )
+    def background_words(self, images: torch.Tensor) -> list[str]:
+        """The background's colour word in each picture (B, 3, H, W)."""
+        best = self.background(self.pooled(images)).argmax(-1)  # (B,)
+        return [self.config.backgrounds[i] for i in best.tolist()]

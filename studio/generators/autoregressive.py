@@ -14,6 +14,7 @@ from torch import nn
 from studio.generators.base import Generator
 from studio.generators.conditioning import Condition, build_embedder
 from studio.generators.guidance import Guidance
+from studio.generators.prior import build_prior
 from studio.layers.attention import causal_mask, mask_bias
 from studio.layers.blocks import LlamaBlock, dropped, init_transformer, swiglu_width
 from studio.layers.cache import StaticCache
@@ -53,6 +54,8 @@ class AutoregressiveTransformer(Generator):
         token_levels: levels of each digit of a code (`FiniteScalarQuantizer(levels)`); None for one
             row a code.
         head, head_rank: see `layers.token_embedding.TokenHead`.
+        prior_dim: width of a perceptron that scores all tokens from the caption alone, see
+            `generators.prior`; 0 for none, as in all official networks.
         position_tables: digit tables and digit maps of their own for every position (1D tokens).
         token_dropout, attention_dropout, residual_dropout, ffn_dropout: while training.
     """
@@ -84,6 +87,7 @@ class AutoregressiveTransformer(Generator):
         head: str = "full",
         head_rank: int = 64,
         position_tables: bool = False,
+        prior_dim: int = 0,
         token_dropout: float = 0.0,
         attention_dropout: float = 0.0,
         residual_dropout: float = 0.0,
@@ -127,9 +131,12 @@ class AutoregressiveTransformer(Generator):
             rank=head_rank,
             num_positions=positions,
         )
+        self.prior = build_prior(self.config, self.num_tokens)
         self.gradient_checkpointing = False
         init_transformer(self, num_layers)
         self.token_head.zero_correction()
+        if self.prior is not None:
+            self.prior.reset()
 
     def forward(
         self,
@@ -147,7 +154,8 @@ class AutoregressiveTransformer(Generator):
             tokens: int64 (B, n), the first n of N; the last one is only a target.
             condition: B rows.
             output: "logits"; "digits", the logits of each digit, where the head has them; "losses",
-                the cross-entropy of every token in nats, computed the cheapest way.
+                the cross-entropy of every token in nats, computed the cheapest way;
+                "prior_losses", that of the prior alone.
             targets: what "losses" compares with; `tokens` when None.
             label_smoothing: of "losses".
             condition_rows: also return what stands at the condition's rows (all S; the last, which
@@ -158,6 +166,12 @@ class AutoregressiveTransformer(Generator):
             `condition_rows` S - 1 rows more in front.
         """
         prefix, columns = self.conditioner(condition)  # (B, S, D)
+        targets = tokens if targets is None else targets
+        prior = None
+        if self.prior is not None:
+            prior = self.prior(prefix, columns)[:, : tokens.shape[1]]  # (B, n, E)
+            if output == "prior_losses":
+                return self.token_head.digit_entropy(prior, targets)
         rows = prefix.shape[1] - 1
         x = torch.cat((prefix, self.embeddings(tokens[:, :-1])), dim=1)  # (B, S + n - 1, D)
         length = x.shape[1]
@@ -169,7 +183,7 @@ class AutoregressiveTransformer(Generator):
         x = dropped(x, self.config.token_dropout, self.training)
         x = self._run_blocks(self.layers, x, rope=rope, mask=mask, causal=mask is None)
         x = self.last_norm(x if condition_rows else x[:, rows:])  # (B, n, D)
-        return self._read_out(x, output, tokens if targets is None else targets, label_smoothing)
+        return self._read_out(x, output, targets, label_smoothing, prior)
 
     def rotary(self, num_condition: int, device: torch.device) -> torch.Tensor:
         """The rotary table of a prefix of S = `num_condition` rows and N tokens, (S + N, D / 2)."""
@@ -247,7 +261,11 @@ class AutoregressiveRun:
         if first:
             x = x[:, self._rows - 1 :]  # (2B, n + 1, D)
         scored = self._places([n + (not first) for n in held], x.shape[1], copies=x.shape[0])
-        logits = self.model.token_head(self.model.last_norm(x), scored)  # (2B, n, V)
+        prior = None
+        if self._prior is not None and scored is not None:
+            rows = torch.arange(x.shape[0], device=self.device).unsqueeze(1)
+            prior = self._prior[:, scored] if scored.ndim == 1 else self._prior[rows, scored]
+        logits = self.model.token_head(self.model.last_norm(x), scored, prior)  # (2B, n, V)
         if self.guidance:
             starts = [n + (not first) for n in held]
             scale = self._scale(self.guidance, starts, logits)
@@ -257,7 +275,7 @@ class AutoregressiveRun:
 
     def _places(self, starts: list[int], count: int, copies: int = 0) -> torch.Tensor | None:
         """Positions from `starts[b]` on, (count,) or (B, count); None where no table needs them."""
-        if not self.model.embeddings.num_positions:
+        if not self.model.embeddings.num_positions and self.model.prior is None:
             return None
         steps = torch.arange(count, device=self.device)
         if min(starts) == max(starts):
@@ -271,6 +289,7 @@ class AutoregressiveRun:
         """Embeds the condition and takes the cache's memory; (2B, S, D)."""
         model = self.model
         prefix, columns = model.conditioner(self._condition)
+        self._prior = None if model.prior is None else model.prior(prefix, columns)  # (2B, N, E)
         self._rows = prefix.shape[1]
         total = self._rows + self.num_tokens
         config = model.config

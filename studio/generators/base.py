@@ -14,7 +14,7 @@ from studio.generators.guidance import Guidance
 from studio.generators.run import Run
 from studio.outputs import TokenLayout
 
-OUTPUTS = ("logits", "digits", "losses")
+OUTPUTS = ("logits", "digits", "losses", "prior_losses")
 
 
 class Generator(ModelMixin, ConfigMixin):
@@ -64,13 +64,14 @@ class Generator(ModelMixin, ConfigMixin):
         output: str,
         targets: torch.Tensor | None,
         label_smoothing: float = 0.0,
+        prior: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Features (B, N, D) to what `forward` was asked for."""
+        """Features (B, N, D) to what `forward` was asked for; `prior` (B, N, E) is added."""
+        head = self.token_head
         if output == "logits":
-            return self.token_head(x)  # (B, N, V)
+            return head(x, prior=prior)  # (B, N, V)
         if output == "digits":
-            return self.token_head.digit_logits(x)  # (B, N, sum(levels))
+            return head.digit_logits(x, prior=prior)  # (B, N, E)
         if output == "losses" and targets is not None:
-            losses = self.token_head.cross_entropy(x, targets, label_smoothing=label_smoothing)
-            return losses  # (B, N)
+            return head.cross_entropy(x, targets, label_smoothing=label_smoothing, prior=prior)
         raise ValueError(f'output {output!r} must be one of {OUTPUTS}; "losses" needs targets')

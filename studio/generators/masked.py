@@ -15,6 +15,7 @@ from torch import nn
 from studio.generators.base import Generator
 from studio.generators.conditioning import KINDS, Condition, build_embedder
 from studio.generators.guidance import Guidance
+from studio.generators.prior import build_prior
 from studio.layers.attention import mask_bias
 from studio.layers.blocks import (
     BertBlock,
@@ -47,6 +48,8 @@ class MaskedTransformer(Generator):
         num_classes, num_condition_tokens, caption_dim, text_vocab_size, text_layers: their sizes.
         token_levels: levels of each digit of a code; None for one row a code.
         head, head_rank: see `layers.token_embedding.TokenHead`.
+        prior_dim: width of a perceptron that scores all tokens from the caption alone, see
+            `generators.prior`; 0 for none, as in all official networks.
         position_tables: digit tables and digit maps of their own for every position (1D tokens).
         dropout, attention_dropout: while training.
     """
@@ -70,6 +73,7 @@ class MaskedTransformer(Generator):
         head: str = "full",
         head_rank: int = 64,
         position_tables: bool = False,
+        prior_dim: int = 0,
         condition: str = "class",
         num_classes: int = 1000,
         num_condition_tokens: int = 32,
@@ -116,9 +120,12 @@ class MaskedTransformer(Generator):
             bias=True,
             num_positions=positions,
         )
+        self.prior = build_prior(self.config, self.num_tokens)
         self.gradient_checkpointing = False
         init_transformer(self, num_layers)
         self.token_head.zero_correction()
+        if self.prior is not None:
+            self.prior.reset()
 
     def _block(self) -> nn.Module:
         config = self.config
@@ -163,8 +170,12 @@ class MaskedTransformer(Generator):
         Returns:
             float32 (B, N, V), (B, N, sum(token_levels)) or (B, N).
         """
-        x = self._features(tokens, *self.embed_condition(condition))
-        return self._read_out(x, output, targets, label_smoothing)
+        prefix, real = self.embed_condition(condition)
+        prior = None if self.prior is None else self.prior(prefix, real)  # (B, N, E)
+        if output == "prior_losses" and prior is not None and targets is not None:
+            return self.token_head.digit_entropy(prior, targets)
+        x = self._features(tokens, prefix, real)
+        return self._read_out(x, output, targets, label_smoothing, prior)
 
     def embed_condition(self, condition: Condition) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The rows in front of the tokens (B, S, D), and which are real, bool (B, S) or None."""
@@ -224,6 +235,9 @@ class MaskedRun:
         both = condition.joined(condition.null()) if self.guidance else condition
         with torch.no_grad():
             self._prefix, self._real = model.embed_condition(both)  # (2B, S, D)
+            self._prior = None
+            if model.prior is not None:
+                self._prior = model.prior(self._prefix, self._real)  # (2B, N, E)
 
     @torch.no_grad()  # nothing of a run is ever trained
     def fill(
@@ -247,4 +261,6 @@ class MaskedRun:
 
     def _logits(self, ids: torch.Tensor, rows: slice) -> torch.Tensor:
         real = None if self._real is None else self._real[rows]
-        return self.model.token_head(self.model._features(ids, self._prefix[rows], real))
+        prior = None if self._prior is None else self._prior[rows]
+        features = self.model._features(ids, self._prefix[rows], real)
+        return self.model.token_head(features, prior=prior)

@@ -143,11 +143,21 @@ class TokenHead(nn.Module):
             self.down = nn.Linear(dim, rank, bias=False)
             self.up = nn.Linear(rank, vocab_size, bias=False)
 
-    def forward(self, x: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
-        """(B, n, D) to float32 logits (B, n, V); `positions` (n,) or (B, n), first n when None."""
+    def forward(
+        self,
+        x: torch.Tensor,
+        positions: torch.Tensor | None = None,
+        prior: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Features (B, n, D) to float32 logits (B, n, V).
+
+        Args:
+            positions: (n,) or (B, n), for heads with maps a position; the first n when None.
+            prior: digit logits (B, n, sum(levels)) that are added.
+        """
         if self.kind == "full":
             return self.full(x).float()
-        logits = self._expand(self.digit_logits(x, positions))
+        logits = self._expand(self.digit_logits(x, positions, prior))
         return logits if self.kind == "digits" else logits + self.up(self.down(x)).float()
 
     def zero_correction(self) -> None:
@@ -155,7 +165,12 @@ class TokenHead(nn.Module):
         if self.kind == "digits+full":
             nn.init.zeros_(self.up.weight)
 
-    def digit_logits(self, x: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
+    def digit_logits(
+        self,
+        x: torch.Tensor,
+        positions: torch.Tensor | None = None,
+        prior: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """(B, n, D) to the logits of all digits side by side, float32 (B, n, sum(levels))."""
         if self.kind == "full":
             raise ValueError('digit logits need head "digits" or "digits+full", not "full"')
@@ -165,7 +180,7 @@ class TokenHead(nn.Module):
             weights = self.by_position[:count] if positions is None else self.by_position[positions]
             shape = "bnd,bnde->bne" if weights.ndim == 4 else "bnd,nde->bne"
             logits = logits + torch.einsum(shape, x, weights)  # (B, n, sum(levels))
-        return logits.float()
+        return logits.float() if prior is None else logits.float() + prior
 
     def _expand(self, logits: torch.Tensor) -> torch.Tensor:
         """Digit logits (..., sum(levels)) to the logits of all codes (..., V)."""
@@ -176,7 +191,12 @@ class TokenHead(nn.Module):
         return total
 
     def cross_entropy(
-        self, x: torch.Tensor, targets: torch.Tensor, *, label_smoothing: float = 0.0
+        self,
+        x: torch.Tensor,
+        targets: torch.Tensor,
+        *,
+        label_smoothing: float = 0.0,
+        prior: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Loss of every token, computed the cheap way where there is one.
 
@@ -185,13 +205,20 @@ class TokenHead(nn.Module):
             targets: codes int64 (B, N).
             label_smoothing: share of the target given to all codes; of each digit for head
                 "digits".
+            prior: as in `forward`.
 
         Returns:
             float32 (B, N), in nats. Without smoothing it is -log softmax(forward(x))[target].
         """
         if self.kind != "digits":
-            return _entropy(self(x), targets, label_smoothing)
-        parts = self.digit_logits(x).split(self.split.levels, dim=-1)
+            return _entropy(self(x, prior=prior), targets, label_smoothing)
+        return self.digit_entropy(self.digit_logits(x, prior=prior), targets, label_smoothing)
+
+    def digit_entropy(
+        self, logits: torch.Tensor, targets: torch.Tensor, label_smoothing: float = 0.0
+    ) -> torch.Tensor:
+        """Loss (B, N) of digit logits (B, N, sum(levels)) at codes (B, N), in nats."""
+        parts = logits.split(self.split.levels, dim=-1)
         digits = self.split(targets).unbind(-1)
         losses = [_entropy(p, d, label_smoothing) for p, d in zip(parts, digits, strict=True)]
         return torch.stack(losses).sum(0)  # (B, N)

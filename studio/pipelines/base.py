@@ -88,8 +88,8 @@ class StudioPipeline(DiffusionPipeline):
 
     @staticmethod
     def wake(part: Any) -> Any:
-        """`part` itself, on its device: offloading hooks fire in `forward` only, which neither a
-        run nor a tokenizer's `encode` and `decode` go through."""
+        """`part` itself, on its device: offloading hooks fire in `forward` only, and neither a run
+        nor a tokenizer's `encode` and `decode` goes through it."""
         hook = getattr(part, "_hf_hook", None)
         if hook is not None and hasattr(hook, "pre_forward"):
             hook.pre_forward(part)

@@ -28,7 +28,7 @@ class FeaturesTask:
     """Options in the recipe's `loss`:
 
     - `pairs`: weight of the agreement between two pictures of one emoji;
-    - `colours`: weight of the two colour heads;
+    - `colours`: weight of the head that reads the background's colour;
     - `tinted`, `wide`, `blurred`: shares of tinted pictures, of ones with a wide variation of scale
       and shift, and of blurred ones;
     - `gallery`: drawn pictures a name in the final gallery.
@@ -53,7 +53,7 @@ class FeaturesTask:
         self.groups = torch.tensor([nouns.index(noun) for noun in nouns])
 
     def build(self) -> nn.Module:
-        config = {"names": self.names, "backgrounds": list(COLORS), "tints": list(TINTS)}
+        config = {"names": self.names, "backgrounds": list(COLORS)}
         config |= self.recipe.model.get("config", {})
         model = find_class(self.recipe.model["class"])(**config)
         self._imprint(model)
@@ -104,7 +104,7 @@ class FeaturesTask:
         """Nothing changes in the course of training."""
 
     def loss(self, model: nn.Module, batch: dict[str, Any], step: int) -> tuple[torch.Tensor, dict]:
-        features, scores, backgrounds, tints = model(batch["images"])
+        features, scores, backgrounds = model(batch["images"])
         groups = self.groups.to(scores.device)
         tinted = (batch["tint"] < len(TINTS))[:, None]  # (2B, 1)
         every = torch.arange(len(groups), device=scores.device)
@@ -116,7 +116,6 @@ class FeaturesTask:
         name_loss = (scores.logsumexp(-1) - best).mean()
         pair_loss = self._pair_loss(model, features, batch["groups"])
         colour_loss = F.cross_entropy(backgrounds, batch["background"])
-        colour_loss = colour_loss + F.cross_entropy(tints, batch["tint"])
         total = (
             name_loss + self.options["pairs"] * pair_loss + self.options["colours"] * colour_loss
         )

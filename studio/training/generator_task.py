@@ -5,6 +5,7 @@ tokens is hidden, as in MaskGIT (2022, arXiv 2202.04200), and those are scored. 
 captions is dropped, for classifier-free guidance (2022, arXiv 2207.12598).
 """
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -26,15 +27,24 @@ SHEET = 32
 
 class GeneratorTask:
     """Options in the recipe's `loss`: `caption_dropout`, `cache` (items kept on disk), `vocabulary`
-    (byte-pair ids at most), `short` (share of steps on the first half of the tokens alone, where a
-    network reads them in order), `sample` (arguments of the decoding strategy for the sheets).
-    `requires.tokenizer` is the tokenizer's folder; `requires.captions` a folder with a caption
-    tokenizer to share, otherwise one is learned from the data."""
+    (byte-pair ids at most), `prior_share` and `prior_batch` (share of the
+    steps, at the start, that train the network's prior alone, on so many captions a step), `short`
+    (share of steps on the first half of the tokens alone, where a network reads them in order),
+    `sample` (arguments of the decoding strategy for the sheets). `requires.tokenizer` is the
+    tokenizer's folder; `requires.start` the folder of a generator over the same tokens whose
+    caption encoder and prior are taken over; `requires.captions` a folder with a caption tokenizer
+    to share, otherwise one is learned from the data."""
 
     def __init__(self, recipe: Recipe, folder: Path):
         self.recipe, self.folder = recipe, folder
         self.options = {"caption_dropout": 0.1, "cache": 65536, "vocabulary": 1024}
-        self.options |= {"short": 0.0, "sample": {}, **recipe.loss}
+        self.options |= {
+            "short": 0.0,
+            "prior_share": 0.0,
+            "prior_batch": 256,
+            "sample": {},
+            **recipe.loss,
+        }
         if "tokenizer" not in recipe.requires:
             raise ValueError("requires.tokenizer must name the folder of a trained tokenizer")
         self.tokenizer = _load_tokenizer(recipe.requires["tokenizer"])
@@ -64,10 +74,13 @@ class GeneratorTask:
             "text_vocab_size": self.captions.vocab_size,
             "num_condition_tokens": self.captions.max_length,
         }
-        return find_class(self.recipe.model["class"])(**config)
+        model = find_class(self.recipe.model["class"])(**config)
+        if "start" in self.recipe.requires:
+            _take_over(model, Path(self.recipe.requires["start"]))
+        return model
 
     def batch(self, step: int, device: torch.device) -> dict[str, Any]:
-        size = self.recipe.batch_size
+        size = self.options["prior_batch"] if self._on_prior(step) else self.recipe.batch_size
         tokens, captions = self.cache.batch(step * size, size)
         return self._batch(tokens, captions, device, step)
 
@@ -81,6 +94,7 @@ class GeneratorTask:
         count = (tokens.shape[1] * torch.cos(share * math.pi / 2)).round().clamp(min=1)
         short = torch.rand((), generator=generator) < self.options["short"]
         return {
+            "prior": self._on_prior(step),
             "count": tokens.shape[1] // 2 if short else tokens.shape[1],
             "tokens": tokens.to(device),
             "condition": condition,
@@ -94,8 +108,13 @@ class GeneratorTask:
         losses = self._losses(model, batch)
         return losses, {"nats_per_token": losses.item()}
 
+    def _on_prior(self, step: int) -> bool:
+        return step < self.options["prior_share"] * self.recipe.steps
+
     def _losses(self, model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
         network, tokens = getattr(model, "module", model), batch["tokens"]
+        if batch["prior"]:
+            return model(tokens, batch["condition"], output="prior_losses", targets=tokens).mean()
         if network.kind == "ordered":
             tokens = tokens[:, : batch["count"]]
             return model(tokens, batch["condition"], output="losses").mean()
@@ -108,7 +127,8 @@ class GeneratorTask:
         device = next(model.parameters()).device
         images, captions = self.validation.batch(0, VALIDATION)
         tokens = torch.cat([self.tokenizer.encode(part).tokens for part in images.split(16)])
-        batch = {**self._batch(tokens, captions, device, step=0), "count": tokens.shape[1]}
+        batch = self._batch(tokens, captions, device, step=self.recipe.steps)
+        batch["count"] = tokens.shape[1]
         metrics = {"nats_per_token": self._losses(model, batch).item()}
         made = self._sample(model, captions[:SHEET], device)
         return metrics, tile(torch.cat([images[:SHEET], made]), 16)
@@ -128,9 +148,15 @@ class GeneratorTask:
         self.captions.save_pretrained(folder.parent / "text_tokenizer")
 
 
-def _load_tokenizer(folder: str) -> nn.Module:
-    import json
+def _take_over(model: nn.Module, folder: Path) -> None:
+    """Copies the caption encoder and the prior of another generator."""
+    name = json.loads((folder / "config.json").read_text(encoding="utf-8"))["_class_name"]
+    other = find_class(name).from_pretrained(folder).float()
+    model.conditioner.load_state_dict(other.conditioner.state_dict())
+    model.prior.load_state_dict(other.prior.state_dict())
 
+
+def _load_tokenizer(folder: str) -> nn.Module:
     path = Path(folder) / "config.json"
     if not path.exists():
         raise FileNotFoundError(f"requires.tokenizer {folder!r} holds no config.json")

@@ -13,7 +13,7 @@ def features():
     """Untrained features over six names, with a gallery of six directions."""
     torch.manual_seed(0)
     model = ImageTextFeatures(
-        NAMES, ["red", "white"], ["red"], image_size=16, dim=8, channels=(8, 12), width=4
+        NAMES, ["red", "white"], image_size=16, dim=8, channels=(8, 12), width=4
     )
     for norm in (m for m in model.modules() if hasattr(m, "running_var")):
         norm.running_var.uniform_(0.5, 1.5)

@@ -14,13 +14,13 @@ from studio.evaluation.features import ImageTextFeatures
 @pytest.fixture
 def named_features(emoji_font):
     """Features over all emoji names, untrained."""
-    from studio.data.colors import COLORS, TINTS
+    from studio.data.colors import COLORS
     from studio.data.emoji import load_sprites
 
     torch.manual_seed(0)
     names = load_sprites()[0]
     sizes = {"image_size": 16, "dim": 16, "channels": (8,), "width": 4}
-    return ImageTextFeatures(names, list(COLORS), list(TINTS), **sizes).eval()
+    return ImageTextFeatures(names, list(COLORS), **sizes).eval()
 
 
 @pytest.fixture

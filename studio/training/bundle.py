@@ -1,0 +1,74 @@
+"""Puts trained parts together into the folder that users load.
+
+A bundle holds one tokenizer, one caption tokenizer and one or two generators, each with the
+decoding options that a measured sweep chose. The first generator is the one of `model_index.json`;
+the second stands beside it in `generator_<kind>/` and `decoding_<kind>/`.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from studio.generators.captions import CaptionTokenizer
+from studio.pipelines.text_to_image import TextToImagePipeline
+from studio.registry import find_class
+from studio.training.checkpoint import replace_folder
+
+STRATEGIES = {"ordered": "Autoregressive", "unordered": "Masked"}
+KINDS = {"ordered": "autoregressive", "unordered": "masked"}
+
+
+def bundle(
+    out: str | Path,
+    *,
+    tokenizer: str | Path,
+    captions: str | Path,
+    generators: list[tuple[str | Path, dict[str, Any]]],
+) -> Path:
+    """Writes a pipeline folder in half precision, whole or not at all.
+
+    Args:
+        out: the folder; an older one is replaced, its card (`README.md` and pictures) is kept.
+        tokenizer: folder of a trained tokenizer.
+        captions: folder of the caption tokenizer that all generators were trained with.
+        generators: of a trained generator, and its decoding's options; the default first.
+
+    Returns:
+        `out`.
+    """
+    out = Path(out)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    (first, options), *others = generators
+    default = _load(first)
+    pipe = TextToImagePipeline(
+        tokenizer=_load(tokenizer),
+        generator=default,
+        text_tokenizer=CaptionTokenizer.from_pretrained(captions),
+        decoding=_strategy(default, options),
+    )
+    pipe.save_pretrained(temporary)
+    for folder, other_options in others:
+        other = _load(folder)
+        ending = KINDS[other.kind]
+        other.save_pretrained(temporary / f"generator_{ending}")
+        _strategy(other, other_options).save_pretrained(temporary / f"decoding_{ending}")
+    if out.exists():
+        for path in out.iterdir():
+            if path.is_file() and path.name != "model_index.json":
+                shutil.copy2(path, temporary / path.name)
+    replace_folder(temporary, out)
+    return out
+
+
+def _load(folder: str | Path):
+    name = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))["_class_name"]
+    return find_class(name).from_pretrained(folder, torch_dtype=torch.float16)
+
+
+def _strategy(generator, options: dict[str, Any]):
+    return find_class(STRATEGIES[generator.kind])(**options)
