@@ -97,20 +97,21 @@ def measure_features(model: ImageTextFeatures) -> dict:
 
 
 def measure_training(model: str, runs: Path, trained_on: str) -> list[dict]:
-    """What each recipe of a model took, from its run's log; recipes without a run are left out."""
+    """What each recipe of a model took, from its run's log. Recipes without a run are left out, and
+    so are runs that did not reach the recipe's last step."""
     records = []
     for path in sorted(ROOT.glob(f"recipes/*/{model}*.yaml")):
-        log = runs / yaml.safe_load(path.read_text())["name"] / "metrics.jsonl"
-        if not log.exists():
+        recipe = yaml.safe_load(path.read_text())
+        log = runs / recipe["name"] / "metrics.jsonl"
+        lines = [json.loads(x) for x in log.read_text().splitlines()] if log.exists() else []
+        if not lines or lines[-1]["step"] != recipe["steps"]:
             continue
-        lines = [json.loads(line) for line in log.read_text().splitlines()]
         seconds, last = 0.0, 0
         for line in (x for x in lines if "steps_per_second" in x):
             seconds += (line["step"] - last) / line["steps_per_second"]
             last = line["step"]
-        steps, hours = lines[-1]["step"], seconds / 3600
-        recipe = str(path.relative_to(ROOT))
-        records.append({"recipe": recipe, "steps": steps, "hours": hours, "hardware": trained_on})
+        known = {"recipe": str(path.relative_to(ROOT)), "steps": last, "hours": seconds / 3600}
+        records.append({**known, "hardware": trained_on})
     return records
 
 

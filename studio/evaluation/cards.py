@@ -85,7 +85,12 @@ def model_card(name: str, figures: dict[str, Any], *, limits: list[str] | None =
 def features_card(figures: dict[str, Any]) -> str:
     """The card of the evaluation features as Markdown."""
     f = figures["features"]
-    rows = [[k, _share(f[k])] for k in ("top1", "top5", "background_word") if k in f]
+    labels = {
+        "top1": "name retrieved, top-1",
+        "top5": "name retrieved, top-5",
+        "background_word": "background's colour word",
+    }
+    rows = [[label, _share(f[key])] for key, label in labels.items() if key in f]
     parts = [
         FRONT.format(tag="image-feature-extraction", kind="evaluation") + f"# {BUNDLED}",
         f"Picture and name features of {f['parameters']:,} parameters, trained on emoji renders to "

@@ -90,7 +90,7 @@ def test_what_is_not_measured_is_left_out(figures, tmp_path):
 
 def test_card_of_the_features(figures, tmp_path):
     text = write_card(tmp_path / "emoji-features", figures).read_text(encoding="utf-8")
-    assert "1,234,567 parameters" in text and "| top1 | 96.1 % |" in text
+    assert "1,234,567 parameters" in text and "| name retrieved, top-1 | 96.1 % |" in text
 
 
 def test_an_unmeasured_model_is_refused(figures, tmp_path):

@@ -1,0 +1,80 @@
+import pytest
+import torch
+
+from studio.pipelines.auto import Pipeline
+from studio.training.bundle import bundle
+from studio.training.loop import train
+
+CONFIG = {"dim": 32, "num_layers": 1, "num_heads": 2, "text_layers": 1, "token_levels": [8, 8]}
+CONFIG |= {"head": "digits", "prior_dim": 8}
+KINDS = {
+    "autoregressive": {"class": "AutoregressiveTransformer", "config": {"rope": "1d", **CONFIG}},
+    "masked": {"class": "MaskedTransformer", "config": {"norm": "pre", **CONFIG}},
+}
+
+
+@pytest.fixture
+def parts(write_recipe, tmp_path):
+    """Folders of a trained tokenizer, its captions and both generators."""
+    tokenizer = train(write_recipe(steps=4), out=tmp_path / "tokenizer")
+    folders = {}
+    for kind, model in KINDS.items():
+        requires = {"tokenizer": str(tokenizer)}
+        if folders:
+            requires |= {"captions": str(tmp_path / "autoregressive" / "text_tokenizer")}
+            requires |= {"start": str(folders["autoregressive"])}
+        recipe = write_recipe(
+            name=kind,
+            task="generator",
+            model=model,
+            loss={"cache": 16, "vocabulary": 300, "prior_share": 0.5, "prior_batch": 8},
+            requires=requires,
+            steps=4,
+        )
+        folders[kind] = train(recipe, out=tmp_path / kind)
+    return tokenizer, tmp_path / "autoregressive" / "text_tokenizer", folders
+
+
+def test_the_bundle_opens_with_both_generators(parts, tmp_path):
+    tokenizer, captions, folders = parts
+    out = tmp_path / "bundle"
+    out.mkdir()
+    (out / "README.md").write_text("its card")
+    bundle(
+        out,
+        tokenizer=tokenizer,
+        captions=captions,
+        generators=[
+            (folders["autoregressive"], {"temperature": 0.5}),
+            (folders["masked"], {"num_steps": 3}),
+        ],
+    )
+    assert (out / "README.md").read_text() == "its card"
+    default, other = (
+        Pipeline.from_pretrained(out),
+        Pipeline.from_pretrained(out, generator="masked"),
+    )
+    assert default.decoding.config.temperature == 0.5 and other.decoding.config.num_steps == 3
+    for pipe in (default, other):
+        tokens = pipe(
+            "red warm", generator=[torch.Generator().manual_seed(1)], output_type="tokens"
+        ).tokens
+        assert tokens.shape == (1, 8)
+    assert not [p.name for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+def test_the_second_generator_took_over_captions_and_prior(parts):
+    _, _, folders = parts
+    read = {kind: weights(folder) for kind, folder in folders.items()}
+    # four more steps moved them a little, and only a little
+    for name in ("conditioner.encoder.tokens.weight", "prior.fc1.weight"):
+        moved = (read["masked"][name] - read["autoregressive"][name]).abs().max()
+        assert moved < 0.05 * read["autoregressive"][name].abs().max() + 0.02
+
+
+def weights(folder):
+    from safetensors.torch import load_file
+
+    return {
+        k: v.float() for k, v in load_file(folder / "diffusion_pytorch_model.safetensors").items()
+    }
