@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from studio.cli.values import Number, Whole, parse_options
+from studio.cli.values import number_option, parse_options, whole_option
 
 logger = logging.getLogger(__name__)
 DEFAULT_OUTPUT = Path("out.png")
@@ -27,25 +27,27 @@ def generate(
     source: Annotated[
         Path | None, typer.Option("--from", help="Make this picture again; options change it.")
     ] = None,
-    seed: Whole("0 to 2**63 - 1; a random one if absent.") = None,
-    count: Whole("Pictures; they have the seeds from SEED on.", "--count", "-n") = None,
+    seed: Annotated[int | None, whole_option("0 to 2**63 - 1; a random one if absent.")] = None,
+    count: Annotated[
+        int | None, whole_option("Pictures; they have the seeds from SEED on.", "--count", "-n")
+    ] = None,
     generator: Annotated[str | None, typer.Option(help="autoregressive or masked.")] = None,
-    tokens: Whole("Make only so many leading tokens.") = None,
-    steps: Whole("Steps of a masked generator.") = None,
-    guidance: Number("Guidance scale.") = None,
-    temperature: Number("0 takes the best token.") = None,
-    top_k: Whole("Draw from the best K tokens; 0 for all.") = None,
-    top_p: Number("Draw from this share of probability.") = None,
+    tokens: Annotated[int | None, whole_option("Make only so many leading tokens.")] = None,
+    steps: Annotated[int | None, whole_option("Steps of a masked generator.")] = None,
+    guidance: Annotated[float | None, number_option("Guidance scale.")] = None,
+    temperature: Annotated[float | None, number_option("0 takes the best token.")] = None,
+    top_k: Annotated[int | None, whole_option("Draw from the best K tokens; 0 for all.")] = None,
+    top_p: Annotated[float | None, number_option("Draw from this share of probability.")] = None,
     decoding: Annotated[str | None, typer.Option(help="A decoding strategy by name.")] = None,
     options: Annotated[
         list[str] | None,
         typer.Option("--option", help="An option of the strategy.", metavar="KEY=VALUE"),
     ] = None,
     image: Annotated[Path | None, typer.Option(help="A picture to vary.")] = None,
-    strength: Number("Share of IMAGE's tokens made anew.") = None,
-    class_label: Whole("For models of classes.", "--class") = None,
+    strength: Annotated[float | None, number_option("Share of IMAGE's tokens made anew.")] = None,
+    class_label: Annotated[int | None, whole_option("For models of classes.", "--class")] = None,
     revision: Annotated[str | None, typer.Option(help="Of a Hub id.")] = None,
-    batch: Whole("Pictures at a time.") = 1,
+    batch: Annotated[int, whole_option("Pictures at a time.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Make pictures. The same seed gives the same bytes, alone or among others."""

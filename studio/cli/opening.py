@@ -26,7 +26,7 @@ def pick_device(device: str) -> str:
     return device
 
 
-def identity(name: str, folder: Path, revision: str | None = None) -> dict[str, str | None]:
+def identity(name: str, folder: Path, revision: str | None = None) -> dict[str, Any]:
     """`model` and `revision` of a request: never a path, and for folders what they really hold.
 
     Args:

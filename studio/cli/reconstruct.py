@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from studio.cli.values import Whole
+from studio.cli.values import whole_option
 
 
 def reconstruct(
@@ -16,7 +16,9 @@ def reconstruct(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="FILE-reconstructed.png when absent.")
     ] = None,
-    tokens: Whole("Decode only so many leading tokens (1D models).") = None,
+    tokens: Annotated[
+        int | None, whole_option("Decode only so many leading tokens (1D models).")
+    ] = None,
     original: Annotated[
         bool, typer.Option("--original", help="Put what the tokenizer saw on the left.")
     ] = False,

@@ -1,7 +1,7 @@
 """Values of the command line as people write them, refused in one line that names them."""
 
 import json
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
@@ -22,14 +22,14 @@ def number(text: str) -> float:
         raise typer.BadParameter(f"{text[:60]!r} must be a number") from None
 
 
-def Whole(help: str, *names: str) -> Any:
-    """The type of an option that is a whole number or absent."""
-    return Annotated[int | None, typer.Option(*names, parser=whole, metavar="INTEGER", help=help)]
+def whole_option(help: str, *names: str) -> Any:
+    """An option that is a whole number."""
+    return typer.Option(*names, parser=whole, metavar="INTEGER", help=help)
 
 
-def Number(help: str, *names: str) -> Any:
-    """The type of an option that is a number or absent."""
-    return Annotated[float | None, typer.Option(*names, parser=number, metavar="NUMBER", help=help)]
+def number_option(help: str, *names: str) -> Any:
+    """An option that is a number."""
+    return typer.Option(*names, parser=number, metavar="NUMBER", help=help)
 
 
 def parse_options(settings: list[str]) -> dict[str, Any]:

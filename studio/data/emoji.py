@@ -69,7 +69,8 @@ def render_sprite(character: str, font: ImageFont.FreeTypeFont) -> np.ndarray | 
         return None
     glyph = canvas.crop(box)
     scale = SPRITE / max(glyph.size)
-    size = tuple(max(1, round(s * scale)) for s in glyph.size)
+    width, height = glyph.size
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
     glyph = _resize(glyph, size)
     sprite = Image.new("RGBA", (SPRITE, SPRITE))
     sprite.paste(glyph, ((SPRITE - size[0]) // 2, (SPRITE - size[1]) // 2))

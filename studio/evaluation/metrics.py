@@ -62,7 +62,7 @@ def diversity(features: torch.Tensor) -> float:
         raise ValueError(f"features of {count} pictures: at least 2 are needed")
     unit = torch.nn.functional.normalize(features.detach().double(), dim=-1)
     similarity = (unit.sum(0).square().sum() - count) / (count * (count - 1))
-    return (1 - similarity).item()
+    return max(0.0, (1 - similarity).item())
 
 
 def precision_recall(features: torch.Tensor, reference: torch.Tensor, *, k: int = 3) -> dict:

@@ -110,7 +110,7 @@ def plot_curve(path: str | Path, tokenizer: dict[str, Any], codecs: dict[str, An
             for style, name in (("-", "with_headers"), (":", "without_headers")):
                 x, y = zip(*sorted({(r["bytes"], r[key]) for r in both[name]}), strict=True)
                 label_text = f"{codec.upper()}, {name.replace('_', ' ')}"
-                axes.plot(x, y, f"C{number}{style}.", label=label_text)
+                axes.plot(x, y, f"C{number}", ls=style, marker=".", label=label_text)
         axes.set(xscale="log", xlabel="bytes a picture", ylabel=label)
         axes.grid(alpha=0.3)
     figure.axes[0].legend(fontsize=8)

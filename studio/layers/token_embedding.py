@@ -83,9 +83,9 @@ class TokenEmbedding(nn.Module):
         codes = ids if self.special is None else ids.clamp(max=self.vocab_size - 1)
         digits = self.digits(codes)  # (..., d)
         if self.num_positions:
-            if positions is None:
-                positions = torch.arange(ids.shape[-1], device=ids.device)
-            digits = digits + (positions * sum(self.digits.levels)).unsqueeze(-1)
+            first = torch.arange(ids.shape[-1], device=ids.device)
+            places = first if positions is None else positions
+            digits = digits + (places * sum(self.digits.levels)).unsqueeze(-1)
         x = self.table(digits[..., 0])  # (..., n, D)
         for i in range(1, len(self.offsets)):
             x = x + self.table(digits[..., i] + self.offsets[i])

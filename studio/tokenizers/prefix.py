@@ -10,6 +10,7 @@ purpose: the two-stage training against a teacher's codes that the official mode
 """
 
 import math
+from typing import cast
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -285,4 +286,5 @@ class PrefixTokenizer(Tokenizer):
         encoding.
         """
         encoded = self.encode(images)
-        return self.pixels(encoded.quantized[:, :num_tokens]), encoded
+        quantized = cast(torch.Tensor, encoded.quantized)  # (B, N, D)
+        return self.pixels(quantized[:, :num_tokens]), encoded
