@@ -33,6 +33,7 @@ OPTIONAL: dict[str, tuple[str, str]] = {
     "tensorboard": ("train", "training curves"),
     "scipy": ("eval", "metrics"),
     "skimage": ("eval", "metrics"),
+    "matplotlib": ("eval", "plots of curves"),
     "torchaudio": ("audio", "resampling and mel spectrograms"),
     "imageio_ffmpeg": ("video", "reading and writing video"),
     "streamlit": ("app", "the studio in a browser"),

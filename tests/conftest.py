@@ -10,6 +10,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PRETRAINED = ROOT / "studio" / "pretrained"
 
+# Two workers share two cores: one thread each, also in the processes that they start.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Nothing in a test run may reach out, or look different on a wide terminal.
 os.environ.update(HF_HUB_OFFLINE="1", NO_COLOR="1", COLUMNS="200", TERM="dumb")
 
