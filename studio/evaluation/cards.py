@@ -15,7 +15,7 @@ license: apache-2.0
 library_name: diffusers
 pipeline_tag: {tag}
 tags: [token-studio, {kind}]
----
+{more}---
 """
 DATA = (
     "Pictures rendered on the spot from Noto Color Emoji "
@@ -63,7 +63,8 @@ def model_card(name: str, figures: dict[str, Any], *, limits: list[str] | None =
     """The card of a generative model as Markdown."""
     model = figures["models"][name]
     parts = [
-        FRONT.format(tag="text-to-image", kind="discrete-tokens") + f"# {name}",
+        FRONT.format(tag="text-to-image", kind="discrete-tokens", more=_tokens_line(model))
+        + f"# {name}",
         _introduction(name, model),
         "## Data\n\n"
         + DATA.format(names=figures.get("features", {}).get("names", "1,619"), kept=KEPT),
@@ -92,7 +93,7 @@ def features_card(figures: dict[str, Any]) -> str:
     }
     rows = [[label, _share(f[key])] for key, label in labels.items() if key in f]
     parts = [
-        FRONT.format(tag="image-feature-extraction", kind="evaluation") + f"# {BUNDLED}",
+        FRONT.format(tag="image-feature-extraction", kind="evaluation", more="") + f"# {BUNDLED}",
         f"Picture and name features of {f['parameters']:,} parameters, trained on emoji renders to "
         "measure the bundled models: Fréchet distance, retrieval and diversity need no "
         "download. They are not Inception features, and know nothing but emoji: distances compare "
@@ -108,6 +109,12 @@ def features_card(figures: dict[str, Any]) -> str:
         "- Tinted pictures of things that differ by colour alone count as the same thing.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _tokens_line(model: dict[str, Any]) -> str:
+    """The front matter's line that `studio models` shows: the tokens of a picture, where measured."""
+    lengths = model.get("tokenizer", {}).get("lengths", [])
+    return f"tokens: {max(row['tokens'] for row in lengths)}\n" if lengths else ""
 
 
 def _introduction(name: str, model: dict[str, Any]) -> str:
