@@ -112,7 +112,7 @@ def features_card(figures: dict[str, Any]) -> str:
 
 
 def _tokens_line(model: dict[str, Any]) -> str:
-    """The front matter's line that `studio models` shows: the tokens of a picture, where measured."""
+    """The line of the front matter that `studio models` shows: tokens of a picture."""
     lengths = model.get("tokenizer", {}).get("lengths", [])
     return f"tokens: {max(row['tokens'] for row in lengths)}\n" if lengths else ""
 
