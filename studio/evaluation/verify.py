@@ -4,8 +4,9 @@ real path.
 A fixture is a folder with `config.json` (the official values), `weights.safetensors` (official
 keys) and `io.safetensors` (inputs and outputs). The weights go through `studio.conversion.convert`
 into a folder, come back by `from_pretrained`, and every recorded tensor must be an input or be
-compared. What is compared is in the family's own file in `studio/conversion`; decoding loops are
-the shipped strategies. Left out on purpose: speed.
+compared. What is compared is in the family's own file in `studio/conversion`, or, for recordings
+without a network of their own, in `studio/evaluation/golden`; decoding loops are the shipped
+strategies. Left out on purpose: speed.
 """
 
 import math
@@ -18,6 +19,7 @@ import torch
 
 from studio.conversion.convert import convert, read_tensors
 from studio.conversion.family import Decoded, find_family
+from studio.evaluation.golden import CHECKS, find_check
 from studio.hub import read_json
 from studio.registry import find_class
 
@@ -49,7 +51,8 @@ def verify(folder: str | Path, family: str | None = None) -> list[Check]:
 
     Args:
         folder: the fixture.
-        family: a name from `studio.conversion.family.families`; the folder's name when None.
+        family: a name from `studio.conversion.family.families` or `studio.evaluation.golden`; the
+            folder's name when None.
 
     Returns:
         One row a recorded output, and a failed one for each tensor that was neither an input nor
@@ -62,7 +65,16 @@ def verify(folder: str | Path, family: str | None = None) -> list[Check]:
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"folder {folder} does not exist")
-    found = find_family(family or folder.resolve().name)
+    name = family or folder.resolve().name
+    if name in CHECKS:
+        config = folder / "config.json"
+        fixture = RecordedFixture(
+            read_json(config) if config.exists() else {}, read_tensors(folder / "io.safetensors")
+        )
+        with torch.no_grad():
+            find_check(name)(fixture, folder)
+        return fixture.finish()
+    found = find_family(name)
     fixture = RecordedFixture(
         read_json(folder / "config.json"), read_tensors(folder / "io.safetensors")
     )

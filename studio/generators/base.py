@@ -14,7 +14,7 @@ from studio.generators.guidance import Guidance
 from studio.generators.run import Run
 from studio.outputs import TokenLayout
 
-OUTPUTS = ("logits", "digits", "losses", "prior_losses")
+OUTPUTS = ("logits", "digits", "losses", "prior", "prior_losses")
 
 
 class Generator(ModelMixin, ConfigMixin):
@@ -27,6 +27,7 @@ class Generator(ModelMixin, ConfigMixin):
 
     config_name = "config.json"
     kind: str = ""
+    compiled_step = None  # set by `generators.compiled.compile_step`
     _no_split_modules = ["LlamaBlock", "BertBlock"]
     _supports_gradient_checkpointing = True
 

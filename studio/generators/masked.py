@@ -50,6 +50,7 @@ class MaskedTransformer(Generator):
         head, head_rank: see `layers.token_embedding.TokenHead`.
         prior_dim: width of a perceptron that scores all tokens from the caption alone, see
             `generators.prior`; 0 for none, as in all official networks.
+        prior_refined: how many leading tokens are followed by one that refines them.
         position_tables: digit tables and digit maps of their own for every position (1D tokens).
         dropout, attention_dropout: while training.
     """
@@ -74,6 +75,7 @@ class MaskedTransformer(Generator):
         head_rank: int = 64,
         position_tables: bool = False,
         prior_dim: int = 0,
+        prior_refined: int = 0,
         condition: str = "class",
         num_classes: int = 1000,
         num_condition_tokens: int = 32,
@@ -172,9 +174,11 @@ class MaskedTransformer(Generator):
         """
         prefix, real = self.embed_condition(condition)
         prior = None if self.prior is None else self.prior(prefix, real)  # (B, N, E)
+        if output == "prior" and prior is not None:
+            return prior
         if output == "prior_losses" and prior is not None and targets is not None:
             return self.token_head.digit_entropy(prior, targets)
-        x = self._features(tokens, prefix, real)
+        x = self._features(tokens, prefix, real, self.rotary(prefix.shape[1], prefix.device))
         return self._read_out(x, output, targets, label_smoothing, prior)
 
     def embed_condition(self, condition: Condition) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -185,8 +189,41 @@ class MaskedTransformer(Generator):
         x = self.embeddings((self.mask_id + 1 + labels).unsqueeze(1))  # (B, 1, D)
         return x + self.positions.weight[0], None
 
+    def rotary(self, num_condition: int, device: torch.device) -> torch.Tensor | None:
+        """The rotary table of a prefix of S = `num_condition` rows and N tokens, (S + N, D / 2)."""
+        if self.config.rope is None:
+            return None
+        return rope_table(
+            self._rope_shape,
+            self.config.dim // self.config.num_heads,
+            base=self.config.rope_base,
+            num_condition=num_condition,
+            device=device,
+        )
+
+    def score(
+        self,
+        tokens: torch.Tensor,
+        prefix: torch.Tensor,
+        real: torch.Tensor | None,
+        prior: torch.Tensor | None,
+        rope: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """A step: logits (B, N, V) of tokens (B, N) behind an embedded condition (B, S, D).
+
+        Args:
+            real: which rows of the condition count, bool (B, S), or None for all.
+            prior: digit logits (B, N, E), or None.
+            rope: what `rotary` gives, as it is or as `torch.view_as_real` of it.
+        """
+        return self.token_head(self._features(tokens, prefix, real, rope), prior=prior)
+
     def _features(
-        self, tokens: torch.Tensor, prefix: torch.Tensor, real: torch.Tensor | None
+        self,
+        tokens: torch.Tensor,
+        prefix: torch.Tensor,
+        real: torch.Tensor | None,
+        rope: torch.Tensor | None,
     ) -> torch.Tensor:
         """Tokens (B, N) behind the prefix (B, S, D) to features (B, N, D)."""
         length = prefix.shape[1]
@@ -197,15 +234,6 @@ class MaskedTransformer(Generator):
         if real is not None:
             seen = F.pad(real, (0, self.num_tokens), value=True)  # (B, S + N)
             mask = mask_bias(seen, x.dtype)[:, None, None]  # (B, 1, 1, S + N)
-        rope = None
-        if self.config.rope is not None:
-            rope = rope_table(
-                self._rope_shape,
-                self.config.dim // self.config.num_heads,
-                base=self.config.rope_base,
-                num_condition=length,
-                device=x.device,
-            )
         x = self._run_blocks(self.layers, x, rope=rope, mask=mask)
         return self.last_norm(x[:, length:])  # (B, N, D)
 
@@ -262,5 +290,9 @@ class MaskedRun:
     def _logits(self, ids: torch.Tensor, rows: slice) -> torch.Tensor:
         real = None if self._real is None else self._real[rows]
         prior = None if self._prior is None else self._prior[rows]
-        features = self.model._features(ids, self._prefix[rows], real)
-        return self.model.token_head(features, prior=prior)
+        prefix, model = self._prefix[rows], self.model
+        rope = model.rotary(prefix.shape[1], prefix.device)
+        if model.compiled_step is None:
+            return model.score(ids, prefix, real, prior, rope)
+        rope = None if rope is None else torch.view_as_real(rope)
+        return model.compiled_step(ids, prefix, real, prior, rope).clone()  # a graph's own memory

@@ -5,6 +5,7 @@ tokens is hidden, as in MaskGIT (2022, arXiv 2202.04200), and those are scored. 
 captions is dropped, for classifier-free guidance (2022, arXiv 2207.12598).
 """
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -17,18 +18,21 @@ from studio.data.datasets import make_dataset
 from studio.data.token_cache import TokenCache
 from studio.generators.captions import CaptionTokenizer
 from studio.generators.conditioning import TextCondition
+from studio.layers.token_embedding import digit_basis
 from studio.registry import find_class
 from studio.training.recipe import Recipe
 from studio.training.tasks import export_model, step_generator, tile
 
 VALIDATION = 128
 SHEET = 32
+PARTS = 3  # of a batch that trains the prior
 
 
 class GeneratorTask:
     """Options in the recipe's `loss`: `caption_dropout`, `cache` (items kept on disk), `vocabulary`
     (byte-pair ids at most), `prior_share` and `prior_batch` (share of the
-    steps, at the start, that train the network's prior alone, on so many captions a step), `short`
+    steps, at the start, that train the network's prior alone, on so many captions a step; 1 where
+    the run makes a prior for others to start from), `short`
     (share of steps on the first half of the tokens alone, where a network reads them in order),
     `sample` (arguments of the decoding strategy for the sheets). `requires.tokenizer` is the
     tokenizer's folder; `requires.start` the folder of a generator over the same tokens whose
@@ -109,12 +113,26 @@ class GeneratorTask:
         return losses, {"nats_per_token": losses.item()}
 
     def _on_prior(self, step: int) -> bool:
-        return step < self.options["prior_share"] * self.recipe.steps
+        return min(step, self.recipe.steps - 1) < self.options["prior_share"] * self.recipe.steps
+
+    def _prior_loss(self, model: nn.Module, tokens: torch.Tensor, condition) -> torch.Tensor:
+        """In parts of captions that are about equally long, so that little padding is encoded."""
+        total = tokens.new_zeros((), dtype=torch.float32)
+        for rows in condition.mask.sum(1).argsort(stable=True).chunk(PARTS):
+            length = max(1, int(condition.mask[rows].sum(1).max()))
+            part = dataclasses.replace(
+                condition[rows],
+                ids=condition.ids[rows, :length],
+                mask=condition.mask[rows, :length],
+            )
+            losses = model(tokens[rows], part, output="prior_losses", targets=tokens[rows])
+            total = total + losses.mean() * len(rows) / len(tokens)
+        return total
 
     def _losses(self, model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
         network, tokens = getattr(model, "module", model), batch["tokens"]
         if batch["prior"]:
-            return model(tokens, batch["condition"], output="prior_losses", targets=tokens).mean()
+            return self._prior_loss(model, tokens, batch["condition"])
         if network.kind == "ordered":
             tokens = tokens[:, : batch["count"]]
             return model(tokens, batch["condition"], output="losses").mean()
@@ -134,6 +152,8 @@ class GeneratorTask:
         return metrics, tile(torch.cat([images[:SHEET], made]), 16)
 
     def _sample(self, model: nn.Module, captions: list[str], device) -> torch.Tensor:
+        if self._on_prior(self.recipe.steps):
+            return self._best_of_prior(model, captions, device)
         name = {"ordered": "Autoregressive", "unordered": "Masked"}[model.kind]
         strategy = find_class(name)(**self.options["sample"])
         ids, mask = self.captions.encode(captions)
@@ -142,6 +162,17 @@ class GeneratorTask:
         generators = [torch.Generator().manual_seed(i) for i in range(len(captions))]
         *_, last = strategy.stream(run, self.tokenizer.layout, generators)
         return self.tokenizer.decode(last.tokens.cpu()).clamp(-1, 1)
+
+    def _best_of_prior(self, model, captions: list[str], device) -> torch.Tensor:
+        """Pictures of the likeliest level of every digit: nothing but the prior is trained."""
+        ids, mask = self.captions.encode(captions)
+        condition = TextCondition(ids=ids, mask=mask).to(device)
+        tokens = ids.new_zeros(len(ids), self.tokenizer.layout.num_tokens, device=device)
+        logits = model(tokens, condition, output="prior").cpu()  # (B, N, E)
+        levels = model.config.token_levels
+        best = [part.argmax(-1) for part in logits.split(levels, -1)]
+        codes = sum(d * n for d, n in zip(best, digit_basis(levels), strict=True))
+        return self.tokenizer.decode(codes).clamp(-1, 1)
 
     def export(self, model: nn.Module, folder: Path) -> None:
         export_model(model, folder)

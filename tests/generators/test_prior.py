@@ -7,6 +7,7 @@ from studio.generators.autoregressive import AutoregressiveTransformer
 from studio.generators.conditioning import TextCondition
 from studio.generators.guidance import Guidance
 from studio.generators.masked import MaskedTransformer
+from studio.generators.prior import ConditionPrior
 from studio.outputs import TokenLayout
 
 LEVELS = [3, 4]
@@ -52,8 +53,8 @@ def test_it_is_added_to_the_digit_logits(model):
     whole = model(codes, words, output="digits")
     prior = model.prior(*model.conditioner(words))
     assert prior.shape == (3, 6, sum(LEVELS))
-    model.prior.out.weight.data.zero_()
-    model.prior.out.bias.data.zero_()
+    assert torch.equal(model(codes, words, output="prior"), prior)
+    model.prior.forward = lambda rows, real: torch.zeros_like(prior)
     assert torch.allclose(whole - model(codes, words, output="digits"), prior, atol=1e-5)
 
 
@@ -65,6 +66,60 @@ def test_its_loss_is_the_cross_entropy_over_all_codes(model):
     expected = torch.nn.functional.cross_entropy(joint.transpose(1, 2), codes, reduction="none")
     losses = model(codes, words, output="prior_losses", targets=codes)
     assert torch.allclose(losses, expected, atol=1e-5)
+
+
+def test_refining_tokens_share_a_number_with_the_token_before_them():
+    torch.manual_seed(0)
+    prior = ConditionPrior(8, 4, 6, LEVELS, refined=2)
+    prior.reset()
+    prior.bias.data.normal_()
+    rows = torch.randn(3, 5, 8)
+    logits = prior(rows, None)
+    numbers, sharpness = prior.numbers(rows, None)
+    assert logits.shape == (3, 6, 7) and numbers.shape == (3, 4, 2)
+    # the second number, first digit: three levels of token 2, three of token 3 which refines it
+    cells = prior.centres[2, :3, None] + prior.centres[3, None, :3]
+    joint = -sharpness[0, 1] * (numbers[0, 1, 0] - cells) ** 2
+    assert torch.allclose(logits[0, 2, :3], joint.logsumexp(1) + prior.bias[2, :3], atol=1e-5)
+    assert torch.allclose(logits[0, 3, :3], joint.logsumexp(0) + prior.bias[3, :3], atol=1e-5)
+    # the last token has a number of its own
+    alone = -sharpness[0, 3] * (numbers[0, 3, 1] - prior.centres[5, 3:]) ** 2
+    assert torch.allclose(logits[0, 5, 3:], alone + prior.bias[5, 3:], atol=1e-5)
+
+
+def test_a_sharp_number_names_one_cell():
+    prior = ConditionPrior(8, 4, 2, [8], refined=1)
+    prior.reset()
+    number, sharpness = torch.full((1, 1, 1), 0.33), torch.full((1, 1, 1), 2000.0)
+    coarse, fine = prior.logits(number, sharpness)[0].argmax(-1)
+    cell = prior.centres[0, coarse] + prior.centres[1, fine]
+    assert abs(cell.item() - 0.33) <= 1.75 / 7 / 8 + 1e-3
+
+
+def test_it_carries_a_colour_over_to_objects_that_it_never_saw_in_it():
+    draw = torch.Generator().manual_seed(0)
+    shapes = torch.randn(24, 6, 2, generator=draw)  # of 24 objects
+    shades = 0.3 + torch.rand(8, 1, 2, generator=draw)  # of 8 colours
+    objects, colours = torch.arange(192) // 8, torch.arange(192) % 8
+    values = (shapes[objects] * shades[colours]).clamp(-1.75, 1.75)  # (192, 6, 2)
+    digits = (values * 2 + 3.5).round().long()
+    words = [torch.randn(24, 16, generator=draw)[objects]]
+    words += [torch.randn(8, 16, generator=draw)[colours]]
+    rows = torch.stack(words, 1)  # (192, 2, 16)
+    held = (objects + 3 * colours) % 8 == 0
+    torch.manual_seed(0)
+    prior = ConditionPrior(16, 64, 6, [8, 8])
+    prior.reset()
+    optimizer = torch.optim.Adam(prior.parameters(), 3e-3)
+    for _ in range(150):
+        logits = prior(rows[~held], None).unflatten(-1, (2, 8))
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(logits.flatten(0, 2), digits[~held].flatten()).backward()
+        optimizer.step()
+    best = prior(rows[held], None).unflatten(-1, (2, 8)).argmax(-1)
+    error = (best - digits[held]).abs().float()
+    by_chance = (digits[held].flip(0) - digits[held]).abs().float()
+    assert error.mean() < 0.5 * by_chance.mean()
 
 
 def test_padding_does_not_change_it(model):

@@ -67,7 +67,7 @@ def test_the_second_generator_took_over_captions_and_prior(parts):
     _, _, folders = parts
     read = {kind: weights(folder) for kind, folder in folders.items()}
     # four more steps moved them a little, and only a little
-    for name in ("conditioner.encoder.tokens.weight", "prior.fc1.weight"):
+    for name in ("conditioner.encoder.tokens.weight", "prior.factors.weight"):
         moved = (read["masked"][name] - read["autoregressive"][name]).abs().max()
         assert moved < 0.05 * read["autoregressive"][name].abs().max() + 0.02
 
