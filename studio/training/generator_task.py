@@ -29,15 +29,20 @@ PARTS = 3  # of a batch that trains the prior
 
 
 class GeneratorTask:
-    """Options in the recipe's `loss`: `caption_dropout`, `cache` (items kept on disk), `vocabulary`
-    (byte-pair ids at most), `prior_share` and `prior_batch` (share of the
-    steps, at the start, that train the network's prior alone, on so many captions a step; 1 where
-    the run makes a prior for others to start from), `short`
-    (share of steps on the first half of the tokens alone, where a network reads them in order),
-    `sample` (arguments of the decoding strategy for the sheets). `requires.tokenizer` is the
-    tokenizer's folder; `requires.start` the folder of a generator over the same tokens whose
-    caption encoder and prior are taken over; `requires.captions` a folder with a caption tokenizer
-    to share, otherwise one is learned from the data."""
+    """Options in the recipe's `loss`:
+
+    - `caption_dropout`; `cache`, items kept on disk; `vocabulary`, byte-pair ids at most.
+    - `prior_share`: share of the steps, at the start, that train the network's prior alone, on
+      `prior_batch` captions a step; 1 where the run makes a prior for others to start from.
+    - `short`: share of steps on the first half of the tokens alone, where a network reads them in
+      order.
+    - `sample`: arguments of the decoding strategy for the sheets.
+
+    `requires.tokenizer` is the tokenizer's folder; `requires.start` the folder of a generator over
+    the same tokens whose caption encoder and prior are taken over and kept as they are;
+    `requires.captions` a folder with a caption tokenizer to share, otherwise one is learned from
+    the data.
+    """
 
     def __init__(self, recipe: Recipe, folder: Path):
         self.recipe, self.folder = recipe, folder
@@ -51,6 +56,9 @@ class GeneratorTask:
         }
         if "tokenizer" not in recipe.requires:
             raise ValueError("requires.tokenizer must name the folder of a trained tokenizer")
+        if "start" in recipe.requires and self.options["prior_share"]:
+            share = self.options["prior_share"]
+            raise ValueError(f"loss.prior_share {share} must be 0 with requires.start: it is kept")
         self.tokenizer = _load_tokenizer(recipe.requires["tokenizer"])
         data = make_dataset(recipe.data, seed=recipe.seed)
         self.cache = TokenCache(
@@ -180,11 +188,15 @@ class GeneratorTask:
 
 
 def _take_over(model: nn.Module, folder: Path) -> None:
-    """Copies the caption encoder and the prior of another generator."""
+    """Copies the caption encoder and the prior of another generator, to be kept as they are: small
+    batches of the whole network would soon undo what large ones of the prior alone have learned.
+    """
     name = json.loads((folder / "config.json").read_text(encoding="utf-8"))["_class_name"]
     other = find_class(name).from_pretrained(folder).float()
     model.conditioner.load_state_dict(other.conditioner.state_dict())
     model.prior.load_state_dict(other.prior.state_dict())
+    for part in (model.conditioner, model.prior):
+        part.requires_grad_(False)
 
 
 def _load_tokenizer(folder: str) -> nn.Module:
