@@ -10,18 +10,20 @@ checkpoints).
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib
 import json
 import os
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from studio.env import PRETRAINED
-from studio.registry import CLASSES, find_class
+from studio.registry import CLASSES, GENERATORS, find_class
 
 DEFAULT_MODEL = "emoji-1d"
 INDEX = "model_index.json"
@@ -71,16 +73,20 @@ def register_with_diffusers() -> None:
 def import_diffusers() -> None:
     """Imports torch and what we use of diffusers in half the time; for commands, at their start.
 
-    Two things that diffusers imports on the way are put off: `torch._dynamo` (needed by
-        `torch.compile`
-    only; it loads on first use) and every diffusers model (its pipeline base wants one class for
-    one isinstance). Does nothing when diffusers is imported already. Lost in such a process:
-    diffusers' own blocks are not marked `allow_in_graph`.
+    Three things that diffusers does on the way are put off until somebody needs them: importing
+    `torch._dynamo` (for `torch.compile` only), importing every diffusers model (its pipeline base
+    wants one class for one isinstance), and listing the files of every installed distribution. Does
+    nothing when diffusers is imported already. Lost in such a process: what diffusers marks for
+    torch.compile (`allow_in_graph`, `disable`) in its own blocks and hooks.
     """
     if "diffusers" in sys.modules:
         return
+    from importlib import metadata
+
     import torch
 
+    look_up = metadata.packages_distributions
+    metadata.packages_distributions = lambda: _LatePackages(look_up)
     stand_in = type(torch)("torch._dynamo")
     stand_in.allow_in_graph = lambda value: value
     stand_in.disable = lambda fn=None, recursive=True, **_: fn or (lambda inner: inner)
@@ -95,10 +101,41 @@ def import_diffusers() -> None:
         models.AutoencoderKL = _put_off_autoencoder()
         _ = diffusers.DiffusionPipeline
         del models.AutoencoderKL
+        importlib.import_module("diffusers.hooks")  # `pipe.to` imports it, and it torch._dynamo
+        _ask_dynamo_only_when_loaded()
     finally:
+        metadata.packages_distributions = look_up
         if put_off:
             del sys.modules["torch._dynamo"]
             vars(torch).pop("_dynamo", None)
+
+
+class _LatePackages(Mapping):
+    """Which distributions hold which package, read when first asked: it reads every installed
+    one's list of files."""
+
+    def __init__(self, look_up):
+        self._look_up = functools.cache(look_up)
+
+    def __getitem__(self, name):
+        return self._look_up()[name]
+
+    def __iter__(self):
+        return iter(self._look_up())
+
+    def __len__(self):
+        return len(self._look_up())
+
+
+def _ask_dynamo_only_when_loaded() -> None:
+    """Makes pipelines ask whether a part is compiled without importing `torch._dynamo` to find out:
+    what compiles has imported it."""
+    for name in ("pipeline_utils", "pipeline_loading_utils"):
+        module = importlib.import_module(f"diffusers.pipelines.{name}")
+        ask = module.is_compiled_module
+        module.is_compiled_module = lambda part, ask=ask: (
+            "torch._dynamo" in sys.modules and ask(part)
+        )
 
 
 def _put_off_autoencoder() -> type:
@@ -263,8 +300,9 @@ def generator_kind(folder: Path, part: str) -> str | None:
     if not (folder / part / "config.json").is_file():
         return None
     name = read_json(folder / part / "config.json").get("_class_name")
-    kind = getattr(component_class("studio", name, part), "kind", None)
-    return next((word for word, value in KINDS.items() if value == kind), None)
+    if not isinstance(name, str) or name not in CLASSES:
+        raise ValueError(f"{part}: studio.{name} is no class that studio can load")
+    return next((word for word, value in KINDS.items() if value == GENERATORS.get(name)), None)
 
 
 def component_class(library: Any, name: Any, part: str) -> type:

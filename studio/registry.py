@@ -29,12 +29,19 @@ CLASSES: dict[str, str] = {
     # decoding
     "Autoregressive": "studio.decoding.autoregressive",
     "Masked": "studio.decoding.masked",
+    "Speculative": "studio.decoding.speculative",
     # pipelines
     "TextToImagePipeline": "studio.pipelines.text_to_image",
     "ClassToImagePipeline": "studio.pipelines.class_to_image",
     "ReconstructionPipeline": "studio.pipelines.reconstruction",
     # evaluation
     "ImageTextFeatures": "studio.evaluation.features",
+}
+
+# The kind of every generator, so that listing models imports no network.
+GENERATORS: dict[str, str] = {
+    "AutoregressiveTransformer": "ordered",
+    "MaskedTransformer": "unordered",
 }
 
 

@@ -96,6 +96,7 @@ import diffusers, torch
 late = [m for m in ("torch._dynamo", "scipy", "diffusers.models.autoencoders") if m in sys.modules]
 import studio
 studio.TextToImagePipeline, studio.GridTokenizer, studio.MaskedTransformer
+pipe = studio.Pipeline.from_pretrained("emoji-1d").to("cpu")
 late += [m for m in ("torch._dynamo", "scipy.stats", "sympy") if m in sys.modules]
 print("LATE", late)
 import_diffusers()
@@ -105,6 +106,11 @@ assert not isinstance(5, pipeline_utils.AutoencoderKL)
 double = torch.compile(lambda x: x * 2, backend="eager")
 assert double(torch.ones(2)).tolist() == [2.0, 2.0]
 assert hasattr(torch._dynamo, "eval_frame")
+net = torch.nn.Linear(2, 2)
+assert pipeline_utils.is_compiled_module(torch.compile(net, backend="eager"))
+assert not pipeline_utils.is_compiled_module(net)
+assert "pillow" in diffusers.utils.import_utils._package_map["PIL"]
+assert studio.Pipeline.from_pretrained("emoji-1d").to("cpu").config == pipe.config
 """
 
 

@@ -8,10 +8,8 @@ names.
 
 import argparse
 import logging
-import os
 import pickle
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from safetensors.torch import load_file
 
 from studio.conversion.family import Family, Source, State, find_family
 from studio.hub import read_json
+from studio.media.files import atomic_folder
 from studio.registry import find_class
 
 PICKLES = (".pt", ".pth", ".ckpt", ".bin")
@@ -62,7 +61,8 @@ def convert(
     _check_out(out)
     source = Source(_read_config(file, config), read_checkpoint(file), file.name)
     model = build(found, source)
-    _write(model, out)
+    with atomic_folder(out) as folder:
+        model.save_pretrained(folder)
     logger.info("converted %s to %s", file, out)
     return out
 
@@ -216,17 +216,3 @@ def _listed(names: list[str]) -> str:
 def _check_out(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"out {out} exists and is not an empty folder")
-
-
-def _write(model: Any, out: Path) -> None:
-    """Save into a folder beside `out`, then rename: nothing half-written stays."""
-    unfinished = out.parent / f".{out.name}.{os.getpid()}.part"
-    try:
-        unfinished.mkdir(parents=True)
-        model.save_pretrained(unfinished)
-        os.replace(unfinished, out)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or _first_line(error)
-        raise ValueError(f"out {out} can't be written: {reason}") from None
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)

@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw, ImageFont, features
 
 from studio.data.colors import COLORS, TINTS, tint, without_color
 from studio.env import emoji_font
+from studio.media.files import atomic_path
 
 FONT_SIZE = 109  # the only size the font's bitmaps have
 SPRITE = 128
@@ -104,10 +105,8 @@ def load_sprites(font_path: str | None = None) -> tuple[list[str], np.ndarray]:
             seen.add(sprite.tobytes())
             sprites[name] = sprite
     names, pixels = list(sprites), np.stack(list(sprites.values()))
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{os.getpid()}.npz"
-    np.savez(temporary, names=np.array(names), sprites=pixels)
-    os.replace(temporary, cached)
+    with atomic_path(cached) as temporary:
+        np.savez(temporary, names=np.array(names), sprites=pixels)
     return names, pixels
 
 

@@ -9,12 +9,13 @@ networks have as vectors of their own.
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+from studio.media.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -109,9 +110,9 @@ class CaptionTokenizer:
         """Writes `tokenizer.json` and `caption_tokenizer_config.json` into a folder."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / VOCABULARY_FILE, self._tokenizer.to_str(pretty=True))
+        atomic_write(folder / VOCABULARY_FILE, self._tokenizer.to_str(pretty=True))
         config = {"_class_name": type(self).__name__, "max_length": self.max_length}
-        _write(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
+        atomic_write(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
 
     @classmethod
     def from_pretrained(
@@ -134,16 +135,3 @@ class CaptionTokenizer:
         except Exception as error:  # `tokenizers` raises bare Exceptions
             raise ValueError(f"{folder} holds a damaged caption tokenizer: {error}") from error
         return cls(tokenizer, max_length=max_length)
-
-
-def _write(path: Path, text: str) -> None:
-    """Writes a text file in one move."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

@@ -6,7 +6,6 @@ the second stands beside it in `generator_<kind>/` and `decoding_<kind>/`.
 """
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ from typing import Any
 import torch
 
 from studio.generators.captions import CaptionTokenizer
+from studio.media.files import atomic_folder
 from studio.pipelines.text_to_image import TextToImagePipeline
 from studio.registry import find_class
-from studio.training.checkpoint import replace_folder
 
 STRATEGIES = {"ordered": "Autoregressive", "unordered": "Masked"}
 KINDS = {"ordered": "autoregressive", "unordered": "masked"}
@@ -41,8 +40,6 @@ def bundle(
         `out`.
     """
     out = Path(out)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
     (first, options), *others = generators
     default = _load(first)
     pipe = TextToImagePipeline(
@@ -51,17 +48,17 @@ def bundle(
         text_tokenizer=CaptionTokenizer.from_pretrained(captions),
         decoding=_strategy(default, options),
     )
-    pipe.save_pretrained(temporary)
-    for folder, other_options in others:
-        other = _load(folder)
-        ending = KINDS[other.kind]
-        other.save_pretrained(temporary / f"generator_{ending}")
-        _strategy(other, other_options).save_pretrained(temporary / f"decoding_{ending}")
-    if out.exists():
-        for path in out.iterdir():
-            if path.is_file() and path.name != "model_index.json":
-                shutil.copy2(path, temporary / path.name)
-    replace_folder(temporary, out)
+    with atomic_folder(out) as temporary:
+        pipe.save_pretrained(temporary)
+        for folder, other_options in others:
+            other = _load(folder)
+            ending = KINDS[other.kind]
+            other.save_pretrained(temporary / f"generator_{ending}")
+            _strategy(other, other_options).save_pretrained(temporary / f"decoding_{ending}")
+        if out.exists():
+            for path in out.iterdir():
+                if path.is_file() and path.name != "model_index.json":
+                    shutil.copy2(path, temporary / path.name)
     return out
 
 

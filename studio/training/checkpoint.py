@@ -2,31 +2,21 @@
 numbers.
 """
 
-import os
-import shutil
 from pathlib import Path
 
 import torch
 
+from studio.media.files import atomic_path
+
 
 def save_checkpoint(folder: Path, state: dict) -> None:
-    """Writes `last.pt` through a temporary file in the same folder, then renames it."""
-    temporary = folder / ".last.pt"
-    torch.save(state, temporary)
-    os.replace(temporary, folder / "last.pt")
+    """Writes `last.pt`, whole or not at all."""
+    # An open file, not a path: only then does torch tell what the disk said.
+    with atomic_path(folder / "last.pt") as temporary, open(temporary, "wb") as file:
+        torch.save(state, file)
 
 
 def load_checkpoint(folder: Path) -> dict | None:
     """The state of `last.pt`, or None when there is none. Reads tensors and plain values only."""
     path = folder / "last.pt"
     return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
-
-
-def replace_folder(temporary: Path, final: Path) -> None:
-    """Puts a finished folder in place of an older one."""
-    old = final.with_name(f".{final.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if final.exists():
-        os.replace(final, old)
-    os.replace(temporary, final)
-    shutil.rmtree(old, ignore_errors=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
+from studio.media.files import atomic_write
 from studio.media.image import write_image
 from studio.training.checkpoint import load_checkpoint, save_checkpoint
 from studio.training.ema import WeightAverage
@@ -178,10 +179,12 @@ class _Log:
             self.board = None
 
     def _forget_after(self, step: int) -> None:
-        """Drops lines that a killed run wrote after its last checkpoint: they come again."""
+        """Drops lines that a killed run wrote after its last checkpoint: they come again. So does
+        one that a kill or a full disk cut short."""
         if self.path.exists():
-            lines = [x for x in self.path.read_text().splitlines() if json.loads(x)["step"] <= step]
-            self.path.write_text("".join(f"{line}\n" for line in lines))
+            lines = self.path.read_text().splitlines()
+            kept = [line for line in lines if _step_of(line) <= step]
+            atomic_write(self.path, "".join(f"{line}\n" for line in kept))
 
     def write(self, step: int, metrics: dict[str, float], left: float | None) -> None:
         with self.path.open("a") as file:
@@ -192,6 +195,14 @@ class _Log:
         text = "  ".join(f"{k} {v:.4g}" for k, v in metrics.items())
         eta = f"  {left / 60:.0f} min left" if left is not None else ""
         logger.info("step %d  %s%s", step, text, eta)
+
+
+def _step_of(line: str) -> float:
+    """The step of a line of metrics; infinity for a broken one."""
+    try:
+        return json.loads(line)["step"]
+    except ValueError:
+        return math.inf
 
 
 def _decay_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:

@@ -1,15 +1,13 @@
 """What a task must give to the training loop, and the tasks by name."""
 
 import importlib
-import os
-import shutil
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from studio.training.checkpoint import replace_folder
+from studio.media.files import atomic_folder
 from studio.training.ema import WeightAverage
 from studio.training.recipe import Recipe
 
@@ -71,11 +69,9 @@ def tile(images: torch.Tensor, columns: int) -> torch.Tensor:
 
 def export_model(model: nn.Module, folder: Path) -> None:
     """`save_pretrained` in half precision, whole or not at all."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
     state = {k: v.detach().clone() for k, v in model.state_dict().items()}
     try:
-        model.half().save_pretrained(temporary)
+        with atomic_folder(folder) as temporary:
+            model.half().save_pretrained(temporary)
     finally:
         model.float().load_state_dict(state)
-    replace_folder(temporary, folder)

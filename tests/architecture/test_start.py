@@ -5,17 +5,23 @@ import resource
 import subprocess
 import sys
 
+import pytest
+
 HEAVY = ("torch", "diffusers", "transformers", "numpy", "PIL", "tokenizers", "accelerate")
+
+
+def output_of(code, root):
+    """What some code prints in a fresh interpreter."""
+    env = {**os.environ, "PYTHONPATH": str(root)}
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True
+    ).stdout
 
 
 def loaded_after(code, root):
     """The heavy packages in memory after some code ran in a fresh interpreter."""
     tail = f"\nimport sys; print('LOADED', [m for m in {HEAVY} if m in sys.modules])"
-    env = {**os.environ, "PYTHONPATH": str(root)}
-    done = subprocess.run(
-        [sys.executable, "-c", code + tail], capture_output=True, text=True, env=env, check=True
-    )
-    return done.stdout.splitlines()[-1]
+    return output_of(code + tail, root).splitlines()[-1]
 
 
 def test_import_studio_is_light(root):
@@ -28,12 +34,27 @@ def test_a_class_is_loaded_when_it_is_used(root):
     assert "torch" in loaded_after("import studio; studio.GridTokenizer", root)
 
 
-def test_help_is_light(root):
+@pytest.mark.parametrize("arguments", [["--help"], ["models"], ["models", "--json"]])
+def test_commands_that_need_no_network_are_light(root, arguments):
     code = (
-        "import sys; from studio.cli.main import main; sys.argv = ['studio', '--help']\n"
+        f"import sys; from studio.cli.main import main; sys.argv = ['studio', *{arguments}]\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code"
     )
     assert loaded_after(code, root) == "LOADED []"
+
+
+def test_generate_loads_nothing_that_it_does_not_use(root, bundled, tmp_path):
+    """torch._dynamo and what it brings take as long as torch itself; diffusers' own pipelines and
+    models longer."""
+    bundled("emoji-1d")
+    code = (
+        "import sys; from studio.cli.main import run\n"
+        f"assert run(['generate', 'red apple', '-o', {str(tmp_path / 'a.png')!r}]) == 0\n"
+        "late = ('torch._dynamo', 'sympy', 'scipy', 'pandas', 'transformers', 'torchvision')\n"
+        "print([m for m in (*late, 'diffusers.models.autoencoders') if m in sys.modules])"
+    )
+    assert output_of(code, root).splitlines()[-1] == "[]"
+    assert (tmp_path / "a.png").is_file()
 
 
 def test_help_takes_half_a_second(run_studio):

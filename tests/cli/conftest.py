@@ -5,42 +5,25 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
+from PIL import Image
+
+SIZES = {"image_size": 16, "num_tokens": 4, "levels": [4, 4], "dim": 16, "heads": 2}
+SIZES |= {"encoder_layers": 1, "decoder_layers": 1, "refiner_channels": 8, "refiner_blocks": 1}
 
 
 def make_tiny(folder):
     """A text-to-image folder with both generators over eight tokens of 16 x 16 pictures."""
     import studio
+    from tests import toys
 
     torch.manual_seed(0)
-    tokenizer = studio.PrefixTokenizer(
-        image_size=16,
-        num_tokens=8,
-        levels=[4, 4],
-        dim=16,
-        heads=2,
-        encoder_layers=1,
-        decoder_layers=1,
-        patch_size=8,
-        refiner_channels=8,
-        refiner_blocks=1,
-        refined=0,
-    )
-    tokenizer.components.normal_(std=0.05)
+    tokenizer = toys.prefix_tokenizer()
     words = studio.CaptionTokenizer.train(["red apple", "blue apple on yellow", "rocket"] * 9, 300)
-    common = {
-        "layout": tokenizer.layout.to_dict(),
-        "dim": 16,
-        "num_layers": 1,
-        "num_heads": 2,
-        "condition": "text",
-        "num_condition_tokens": words.max_length,
-        "text_vocab_size": words.vocab_size,
-        "text_layers": 1,
-    }
-    ordered = studio.AutoregressiveTransformer(**common, rope="1d")
+    ordered = toys.text_generator("autoregressive", tokenizer, words, rope="1d")
     pipe = studio.TextToImagePipeline(tokenizer, ordered, words, studio.Autoregressive())
     pipe.save_pretrained(folder)
-    masked = studio.MaskedTransformer(**common)
+    masked = toys.text_generator("masked", tokenizer, words)
     masked.save_pretrained(folder / "generator_masked")
     studio.Masked(num_steps=4).save_pretrained(folder / "decoding_masked")
 
@@ -91,3 +74,28 @@ def fails(call, tmp_path):
         assert done.stdout == "" and list(folder.iterdir()) == []
 
     return check
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """A recipe file: three steps of a toy tokenizer over noise."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(48):
+        Image.effect_noise((20, 20), 5 * i + 5).convert("RGB").save(pictures / f"{i}.png")
+        (pictures / f"{i}.txt").write_text(f"noise {i}")
+    values = {
+        "name": "toy",
+        "task": "tokenizer",
+        "model": {"class": "PrefixTokenizer", "config": SIZES},
+        "data": {"kind": "folder", "path": str(pictures), "size": 16},
+        "loss": {"fit": 32},
+        "steps": 3,
+        "batch_size": 2,
+        "save_every": 2,
+        "sample_every": 100,
+        "log_every": 1,
+    }
+    path = tmp_path / "toy.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path

@@ -2,37 +2,6 @@
 
 import json
 
-import pytest
-import yaml
-from PIL import Image
-
-SIZES = {"image_size": 16, "num_tokens": 4, "levels": [4, 4], "dim": 16, "heads": 2}
-SIZES |= {"encoder_layers": 1, "decoder_layers": 1, "refiner_channels": 8, "refiner_blocks": 1}
-
-
-@pytest.fixture
-def recipe(tmp_path):
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    for i in range(48):
-        Image.effect_noise((20, 20), 5 * i + 5).convert("RGB").save(pictures / f"{i}.png")
-        (pictures / f"{i}.txt").write_text(f"noise {i}")
-    values = {
-        "name": "toy",
-        "task": "tokenizer",
-        "model": {"class": "PrefixTokenizer", "config": SIZES},
-        "data": {"kind": "folder", "path": str(pictures), "size": 16},
-        "loss": {"fit": 32},
-        "steps": 3,
-        "batch_size": 2,
-        "save_every": 2,
-        "sample_every": 100,
-        "log_every": 1,
-    }
-    path = tmp_path / "toy.yaml"
-    path.write_text(yaml.safe_dump(values))
-    return path
-
 
 def test_train_and_go_on(call, recipe, tmp_path):
     done = call("train", recipe, "--out", "run")

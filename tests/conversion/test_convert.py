@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,10 +12,10 @@ from studio.conversion.convert import convert, read_checkpoint
 from studio.conversion.family import find_family
 from studio.tokenizers.maskgit import MaskGITTokenizer
 from studio.tokenizers.titok import TiTokTokenizer
+from tests.recordings import PARITY, needs_fixtures
 
 SIZES = {"base_channels": 32, "channel_multipliers": (1, 2), "num_res_blocks": 1}
 OFFICIAL = {"channel_mult": [1, 2], "hidden_channels": 32, "num_res_blocks": 1, "resolution": 16}
-PARITY = Path(__file__).resolve().parents[3] / "shared" / "parity"
 
 
 @pytest.fixture
@@ -188,7 +187,7 @@ def test_a_folder_that_is_taken_stays_as_it_is(tmp_path, state):
     (tmp_path / "file").write_text("x")
     refused("file exists and is not an empty", tmp_path / "w.safetensors", tmp_path / "file")
     below = tmp_path / "file" / "ours"
-    with pytest.raises(ValueError, match="ours can't be written"):
+    with pytest.raises(FileExistsError, match=r"cannot write '.*ours': a file stands where"):
         convert(tmp_path / "w.safetensors", "maskgit_vqgan", below)
 
 
@@ -201,10 +200,12 @@ def test_nothing_half_written_stays(tmp_path, state, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(MaskGITTokenizer, "save_pretrained", full_disk)
-    refused("can't be written: No space left on device", tmp_path / "w.safetensors", tmp_path / "o")
+    with pytest.raises(OSError, match="cannot write '.*o': No space left on device"):
+        convert(tmp_path / "w.safetensors", "maskgit_vqgan", tmp_path / "o")
+    assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"]
 
 
-@pytest.mark.skipif(not PARITY.is_dir(), reason="../shared/parity is not there")
+@needs_fixtures
 def test_a_checkpoint_of_the_first_stage(tmp_path):
     fixture = PARITY / "titok_vq_legacy"
     state = load_file(fixture / "weights.safetensors")

@@ -6,19 +6,7 @@ import torch
 from studio.conversion.family import Rule, Source, families, find_family, setting
 from studio.registry import find_class
 from studio.tokenizers.titok import OFFICIAL_SIZES
-
-FAMILIES = [
-    "llamagen_vq16",
-    "llamagen_vq8",
-    "llamagen_vq8_wide",
-    "titok_vq_legacy",
-    "one_d_piece",
-    "maskgit_vqgan",
-    "maskgit_vqgan_wide",
-    "llamagen_c2i",
-    "llamagen_t2i",
-    "maskgit_vit",
-]
+from tests.recordings import FAMILIES
 
 
 def official_state(family, model):

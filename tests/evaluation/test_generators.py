@@ -27,29 +27,12 @@ def named_features(emoji_font):
 def pipe():
     """A text-to-image pipeline of real tiny parts."""
     import studio
+    from tests import toys
 
     torch.manual_seed(0)
     words = studio.CaptionTokenizer.train(["red apple on blue", "rocket"] * 9, 300, max_length=8)
-    tokenizer = studio.GridTokenizer(
-        image_size=16,
-        base_channels=32,
-        channel_multipliers=(1, 1),
-        num_res_blocks=1,
-        z_channels=32,
-        codebook_size=24,
-        codebook_dim=4,
-        patch_size=2,
-    ).eval()
-    generator = studio.MaskedTransformer(
-        layout=tokenizer.layout.to_dict(),
-        dim=16,
-        num_layers=1,
-        num_heads=2,
-        condition="text",
-        num_condition_tokens=words.max_length,
-        text_vocab_size=words.vocab_size,
-        text_layers=1,
-    ).eval()
+    tokenizer = toys.grid_tokenizer()
+    generator = toys.text_generator("masked", tokenizer, words)
     return studio.TextToImagePipeline(tokenizer, generator, words, studio.Masked(num_steps=2))
 
 

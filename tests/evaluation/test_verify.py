@@ -2,27 +2,14 @@
 
 import functools
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from studio.evaluation.verify import RecordedFixture, verify
+from tests.recordings import FAMILIES, PARITY, needs_fixtures
 
-PARITY = Path(__file__).resolve().parents[3] / "shared" / "parity"
-FAMILIES = [
-    "llamagen_vq16",
-    "llamagen_vq8",
-    "llamagen_vq8_wide",
-    "titok_vq_legacy",
-    "one_d_piece",
-    "maskgit_vqgan",
-    "maskgit_vqgan_wide",
-    "llamagen_c2i",
-    "llamagen_t2i",
-    "maskgit_vit",
-]
 # An input of each whose every change must show, and some weights of each.
 INPUTS = dict.fromkeys(FAMILIES[:7], "images") | {
     "llamagen_c2i": "tokens",
@@ -41,7 +28,6 @@ WEIGHTS = {
     "llamagen_t2i": "cls_embedding.uncond_embedding",
     "maskgit_vit": "model.embeddings.token_type_embeddings.weight",
 }
-needs_fixtures = pytest.mark.skipif(not PARITY.is_dir(), reason="../shared/parity is not there")
 
 
 def altered(tmp_path, name, change, file="io"):

@@ -4,8 +4,9 @@ import os
 import stat
 
 import pytest
+from safetensors import SafetensorError
 
-from studio.media.files import atomic_path, atomic_write, check_writable
+from studio.media.files import atomic_folder, atomic_path, atomic_write, check_writable
 
 
 def names(folder):
@@ -73,3 +74,49 @@ def test_unwritable_folder(tmp_path, write):
 def test_check_writable_makes_nothing(tmp_path):
     check_writable(tmp_path / "new" / "deeper" / "a.png")
     assert names(tmp_path) == []
+
+
+def test_a_folder_is_replaced_whole(tmp_path):
+    for text in ("old", "new"):
+        with atomic_folder(tmp_path / "deep" / "a") as temporary:
+            (temporary / text).write_text(text)
+        assert names(tmp_path / "deep") == ["a"] and names(tmp_path / "deep" / "a") == [text]
+    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "deep" / "a") as temporary:
+        (temporary / "half").write_text("half")
+        raise RuntimeError
+    assert names(tmp_path / "deep") == ["a"] and names(tmp_path / "deep" / "a") == ["new"]
+
+
+def test_a_folder_does_not_replace_a_file(tmp_path):
+    (tmp_path / "a").write_text("x")
+    for path in (tmp_path / "a", tmp_path / "a" / "b"):
+        refused = pytest.raises(FileExistsError, match="cannot write '.*': a file stands where")
+        with refused, atomic_folder(path):
+            pass
+    assert names(tmp_path) == ["a"]
+
+
+def close_after_a_failed_write():
+    """What `torch.save` into an open file does on a full disk."""
+    try:
+        raise OSError(28, "No space left on device")
+    finally:
+        raise RuntimeError("unexpected pos")
+
+
+def write_safetensors():
+    raise SafetensorError("Error while serializing: I/O error: No space (os error 28)")
+
+
+@pytest.mark.parametrize("write", [close_after_a_failed_write, write_safetensors])
+@pytest.mark.parametrize("place", [atomic_path, atomic_folder])
+def test_errors_of_the_disk_that_libraries_wrap(tmp_path, write, place):
+    refused = pytest.raises(OSError, match="cannot write '.*a': No space left on device$")
+    with refused, place(tmp_path / "a"):
+        write()
+    assert names(tmp_path) == []
+
+
+def test_other_errors_of_libraries_stay(tmp_path):
+    with pytest.raises(SafetensorError), atomic_path(tmp_path / "a"):
+        raise SafetensorError("a tensor is shared")

@@ -6,49 +6,22 @@ import pytest
 import torch
 
 import studio
+from tests import toys
 
 PROMPTS = ["red apple", "blue apple on yellow", "rocket"]
 KINDS = ["autoregressive", "masked"]
 MODELS = ["grid", "prefix"]
-SIZE = 16
 
 
 def make_tokenizer(model):
-    if model == "grid":
-        return studio.GridTokenizer(
-            image_size=SIZE,
-            base_channels=32,
-            channel_multipliers=(1, 1),
-            num_res_blocks=1,
-            z_channels=32,
-            codebook_size=24,
-            codebook_dim=4,
-            patch_size=2,
-        ).eval()
-    tokenizer = studio.PrefixTokenizer(
-        image_size=SIZE,
-        num_tokens=8,
-        levels=[4, 4],
-        dim=16,
-        heads=2,
-        encoder_layers=1,
-        decoder_layers=1,
-        patch_size=8,
-        refiner_channels=8,
-        refiner_blocks=1,
-        refined=0,
-    ).eval()
-    tokenizer.components.normal_(std=0.05)
-    return tokenizer
+    return toys.grid_tokenizer() if model == "grid" else toys.prefix_tokenizer()
 
 
-def make_generator(kind, tokenizer, **condition):
-    cls = {"autoregressive": studio.AutoregressiveTransformer, "masked": studio.MaskedTransformer}
-    layout = tokenizer.layout.to_dict()
-    network = cls[kind](layout=layout, dim=16, num_layers=1, num_heads=2, **condition)
+def spread(network):
+    """Weights far from uniform, so that what is drawn differs."""
     for weight in network.parameters():
-        torch.nn.init.normal_(weight, std=0.3)  # far from uniform, so that what is drawn differs
-    return network.eval()
+        torch.nn.init.normal_(weight, std=0.3)
+    return network
 
 
 def make_strategy(kind):
@@ -60,14 +33,7 @@ def make_strategy(kind):
 def make_pipe(model, kind, words):
     torch.manual_seed(0)
     tokenizer = make_tokenizer(model)
-    generator = make_generator(
-        kind,
-        tokenizer,
-        condition="text",
-        num_condition_tokens=words.max_length,
-        text_vocab_size=words.vocab_size,
-        text_layers=1,
-    )
+    generator = spread(toys.text_generator(kind, tokenizer, words))
     pipe = studio.TextToImagePipeline(tokenizer, generator, words, make_strategy(kind))
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -93,7 +59,7 @@ def pipe(request, pipes):
 def class_pipe():
     torch.manual_seed(1)
     tokenizer = make_tokenizer("grid")
-    generator = make_generator("masked", tokenizer, condition="class", num_classes=5)
+    generator = spread(toys.generator("masked", tokenizer, condition="class", num_classes=5))
     pipe = studio.ClassToImagePipeline(tokenizer, generator, make_strategy("masked"))
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -1,0 +1,72 @@
+"""Real parts at toy size: pictures of 16 x 16, eight or 64 tokens, networks of one layer."""
+
+import studio
+
+SIZE = 16
+CLASSES = {
+    "autoregressive": "AutoregressiveTransformer",
+    "masked": "MaskedTransformer",
+}
+
+
+def grid_tokenizer():
+    """8 x 8 tokens of 24."""
+    return studio.GridTokenizer(
+        image_size=SIZE,
+        base_channels=32,
+        channel_multipliers=(1, 1),
+        num_res_blocks=1,
+        z_channels=32,
+        codebook_size=24,
+        codebook_dim=4,
+        patch_size=2,
+    ).eval()
+
+
+def prefix_tokenizer():
+    """Eight tokens of 16, every prefix decodable."""
+    tokenizer = studio.PrefixTokenizer(
+        image_size=SIZE,
+        num_tokens=8,
+        levels=[4, 4],
+        dim=16,
+        heads=2,
+        encoder_layers=1,
+        decoder_layers=1,
+        patch_size=8,
+        refiner_channels=8,
+        refiner_blocks=1,
+        refined=0,
+    ).eval()
+    tokenizer.components.normal_(std=0.05)
+    return tokenizer
+
+
+def generator(kind, tokenizer, **options):
+    """A generator of a kind ("autoregressive" or "masked") over a tokenizer's layout."""
+    layout = tokenizer.layout.to_dict()
+    cls = getattr(studio, CLASSES[kind])
+    return cls(layout=layout, dim=16, num_layers=1, num_heads=2, **options).eval()
+
+
+def text_generator(kind, tokenizer, words, **options):
+    """A generator that is told what to make in the words of a caption tokenizer."""
+    return generator(
+        kind,
+        tokenizer,
+        condition="text",
+        num_condition_tokens=words.max_length,
+        text_vocab_size=words.vocab_size,
+        text_layers=1,
+        **options,
+    )
+
+
+def official_vqgan():
+    """A checkpoint of family "maskgit_vqgan" by its official names, 300 kB."""
+    from studio.conversion.family import find_family
+
+    sizes = {"base_channels": 32, "channel_multipliers": (1, 2), "num_res_blocks": 1}
+    model = studio.MaskGITTokenizer(image_size=16, codebook_size=20, codebook_dim=8, **sizes)
+    family = find_family("maskgit_vqgan")
+    return {family.origins(k)[0]: v.clone() for k, v in model.state_dict().items()}
