@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from studio.cli import convert, demo, doctor, generate, models, reconstruct, train, verify
+from studio.cli import bench, convert, demo, doctor, generate, models, reconstruct, train, verify
 
 app = typer.Typer(
     name="studio",
@@ -26,6 +26,7 @@ for verb in (demo.demo, generate.generate, reconstruct.reconstruct, train.train)
     app.command()(verb)
 for verb in (convert.convert, verify.verify, models.models, doctor.doctor):
     app.command()(verb)
+app.add_typer(bench.app, name="bench")
 
 # What the caller can mend by saying something else, or by installing an extra.
 _USER_ERRORS = (

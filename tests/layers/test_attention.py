@@ -1,7 +1,15 @@
 import pytest
 import torch
 
-from studio.layers.attention import BACKENDS, attention, causal_mask, mask_bias
+from studio.layers.attention import (
+    BACKENDS,
+    attention,
+    causal_mask,
+    mask_bias,
+    set_default_backend,
+    trouble,
+    warn_once,
+)
 
 
 def make(n, s, *, heads=4, kv_heads=4, seed=0):
@@ -55,8 +63,9 @@ def test_backends_agree_with_their_gradients(dtype):
         out.float().square().sum().backward()
         results.append([out.detach(), *(t.grad for t in inputs)])
     tolerance = 1e-5 if dtype == torch.float32 else 5e-2
-    for a, b in zip(*results, strict=True):
-        torch.testing.assert_close(a, b, atol=tolerance, rtol=tolerance)
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            torch.testing.assert_close(a, b, atol=tolerance, rtol=tolerance)
 
 
 def test_causal_mask_of_rows_with_padding():
@@ -64,6 +73,48 @@ def test_causal_mask_of_rows_with_padding():
     mask = causal_mask(2, 4, starts=torch.tensor([1, 2]), columns=columns)
     assert mask[0, 0].tolist() == [[True, True, False, False], [True, False, True, False]]
     assert mask[1, 0].tolist() == [[True, True, True, False], [True] * 4]
+
+
+def test_what_auto_means_can_be_set(monkeypatch):
+    used = []
+    monkeypatch.setitem(BACKENDS, "plain", lambda *a: used.append("plain") or a[0])
+    before = set_default_backend("plain")
+    try:
+        attention(*make(4, 4))
+    finally:
+        set_default_backend(before)
+    attention(*make(4, 4))
+    assert used == ["plain"] and before == "auto"
+    with pytest.raises(ValueError, match="backend 'fast'"):
+        set_default_backend("fast")
+
+
+def test_fall_back_is_said_once(monkeypatch, caplog):
+    def broken(*args):
+        raise OSError("built for another torch")
+
+    monkeypatch.setitem(BACKENDS, "xformers", broken)
+    trouble.cache_clear()
+    warn_once.cache_clear()
+    q, k, v = make(3, 7)
+    for _ in range(3):
+        out = attention(q, k, v, causal=True, backend="xformers")
+        torch.testing.assert_close(out, attention(q, k, v, causal=True, backend="plain"))
+    trouble.cache_clear()
+    (record,) = caplog.records
+    assert "'xformers' is not used, 'sdpa' is: OSError: built for another" in record.message
+
+
+def test_flex_says_what_it_lacks(caplog):
+    warn_once.cache_clear()
+    attention(*make(3, 3), backend="flex", dropout=0.5)
+    assert "no dropout" in caplog.text
+
+
+def test_double_precision_is_kept():
+    q, k, v = (t.double() for t in make(5, 5))
+    plain, fused = (attention(q, k, v, backend=name) for name in ("plain", "sdpa"))
+    torch.testing.assert_close(plain, fused, atol=1e-14, rtol=1e-14)
 
 
 def test_wrong_use():
