@@ -11,13 +11,15 @@ import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
+from studio.generators.autoregressive_run import AutoregressiveRun
 from studio.generators.base import Generator
 from studio.generators.conditioning import Condition, build_embedder
 from studio.generators.guidance import Guidance
 from studio.generators.prior import build_prior
 from studio.layers.attention import causal_mask, mask_bias
 from studio.layers.blocks import LlamaBlock, dropped, init_transformer, swiglu_width
-from studio.layers.cache import StaticCache
+from studio.layers.caches import CacheOption
+from studio.layers.neighborhood import raster_windows
 from studio.layers.norms import RMSNorm
 from studio.layers.rope import CONDITION_ROPES, rope_table
 from studio.layers.token_embedding import TokenEmbedding, TokenHead
@@ -56,8 +58,13 @@ class AutoregressiveTransformer(Generator):
         head, head_rank: see `layers.token_embedding.TokenHead`.
         prior_dim: width of a perceptron that scores all tokens from the caption alone, see
             `generators.prior`; 0 for none, as in all official networks.
+        prior_refined: how many leading tokens are followed by one that refines them.
         position_tables: digit tables and digit maps of their own for every position (1D tokens).
         token_dropout, attention_dropout, residual_dropout, ffn_dropout: while training.
+        neighborhood: `{"kernel": 7, "stride": 1, "dilation": 1, "causal": false}`, each one value
+            or one for each axis of the layout's grid: a token is predicted from the condition and
+            those before it that lie in its window, see `layers.neighborhood_window.raster_windows`;
+            None for all before it. A mask: it changes what is seen, not what it costs.
     """
 
     kind = "ordered"
@@ -88,10 +95,12 @@ class AutoregressiveTransformer(Generator):
         head_rank: int = 64,
         position_tables: bool = False,
         prior_dim: int = 0,
+        prior_refined: int = 0,
         token_dropout: float = 0.0,
         attention_dropout: float = 0.0,
         residual_dropout: float = 0.0,
         ffn_dropout: float = 0.0,
+        neighborhood: dict | None = None,
     ):
         super().__init__()
         tokens = TokenLayout.from_dict(layout)
@@ -103,6 +112,7 @@ class AutoregressiveTransformer(Generator):
         if rope == "2d" and (others or first.codebooks > 1):
             raise ValueError("rope '2d' needs a layout of one segment with one codebook; take '1d'")
         self.num_tokens = tokens.num_tokens
+        self.window = self.find_window()
         self._rope_shape = first.shape if rope == "2d" else (self.num_tokens,)
         positions = self.num_tokens if position_tables else 0
         self.embeddings = TokenEmbedding(
@@ -155,7 +165,7 @@ class AutoregressiveTransformer(Generator):
             condition: B rows.
             output: "logits"; "digits", the logits of each digit, where the head has them; "losses",
                 the cross-entropy of every token in nats, computed the cheapest way;
-                "prior_losses", that of the prior alone.
+                "prior", the digit logits of the prior alone; "prior_losses", its cross-entropy.
             targets: what "losses" compares with; `tokens` when None.
             label_smoothing: of "losses".
             condition_rows: also return what stands at the condition's rows (all S; the last, which
@@ -170,15 +180,21 @@ class AutoregressiveTransformer(Generator):
         prior = None
         if self.prior is not None:
             prior = self.prior(prefix, columns)[:, : tokens.shape[1]]  # (B, n, E)
+            if output == "prior":
+                return prior
             if output == "prior_losses":
                 return self.token_head.digit_entropy(prior, targets)
         rows = prefix.shape[1] - 1
         x = torch.cat((prefix, self.embeddings(tokens[:, :-1])), dim=1)  # (B, S + n - 1, D)
         length = x.shape[1]
         mask = None
-        if columns is not None:
-            columns = F.pad(columns, (0, length - columns.shape[1]), value=True)
-            mask = mask_bias(causal_mask(length, length, columns=columns), x.dtype)
+        if columns is not None or self.window is not None:
+            if columns is not None:
+                columns = F.pad(columns, (0, length - columns.shape[1]), value=True)
+            seen = causal_mask(length, length, columns=columns, device=x.device)
+            if self.window is not None:
+                seen = seen & raster_windows(self.window, rows + 1, x.device)[:length, :length]
+            mask = mask_bias(seen, x.dtype)
         rope = self.rotary(rows + 1, x.device)[:length]
         x = dropped(x, self.config.token_dropout, self.training)
         x = self._run_blocks(self.layers, x, rope=rope, mask=mask, causal=mask is None)
@@ -197,166 +213,22 @@ class AutoregressiveTransformer(Generator):
         )
 
     def start(
-        self, condition: Condition, *, guidance: Guidance | None = None
-    ) -> "AutoregressiveRun":
+        self,
+        condition: Condition,
+        *,
+        guidance: Guidance | None = None,
+        cache: CacheOption = "static",
+    ) -> AutoregressiveRun:
         """Begins to make tokens; see `generators.run.OrderedRun`.
 
+        Args:
+            cache: a name in `layers.caches.CACHES`, or what makes a cache, see `find_cache`. A
+                rolling one always keeps the condition; its window is half of the tokens unless
+                given, and its positions count slots where `rope` is "1d".
+
         Raises:
-            ValueError: the condition is not of this network's kind or sizes.
+            ValueError: the condition is not of this network's kind or sizes, an unknown cache, or
+                a rolling one while the config has a `neighborhood`.
         """
         self.check_condition(condition)
-        return AutoregressiveRun(self, condition, guidance)
-
-
-class AutoregressiveRun:
-    """An `OrderedRun` over an `AutoregressiveTransformer`: cached, and doubled when guided.
-
-    Row b + B of the doubled batch is row b with its condition dropped; it keeps the padding of its
-    twin.
-    """
-
-    def __init__(
-        self,
-        model: AutoregressiveTransformer,
-        condition: Condition,
-        guidance: Guidance | None,
-    ):
-        self.model = model
-        self.batch_size = condition.batch_size
-        self.num_tokens = model.num_tokens
-        self.passes = 0
-        self.guidance = guidance if guidance is not None and guidance.active else None
-        self.device = model.device
-        self._condition = condition.joined(condition.null()) if self.guidance else condition
-        self._rows = 0  # S, once the condition was fed; then there is a cache
-        self._cache: StaticCache
-
-    @property
-    def lengths(self) -> torch.Tensor:
-        """Image tokens held by every row, int64 (B,)."""
-        return torch.tensor(self._lengths(), device=self.device)
-
-    def _lengths(self) -> list[int]:
-        if not self._rows:
-            return [0] * self.batch_size
-        return [n - self._rows for n in self._cache.lengths[: self.batch_size]]
-
-    @torch.no_grad()  # writes into the cache; nothing of a run is ever trained
-    def extend(self, tokens: torch.Tensor) -> torch.Tensor:
-        """See `OrderedRun.extend`. Raises ValueError past the last token or for a wrong batch."""
-        if tokens.shape[0] != self.batch_size:
-            raise ValueError(f"tokens have {tokens.shape[0]} rows; the run has {self.batch_size}")
-        first = not self._rows
-        held = self._lengths()
-        if max(held) + tokens.shape[1] > self.num_tokens:
-            raise ValueError(
-                f"{tokens.shape[1]} tokens after {max(held)} exceed the {self.num_tokens} there are"
-            )
-        x = self.model.embeddings(tokens, self._places(held, tokens.shape[1]))  # (B, n, D)
-        if self.guidance:
-            x = torch.cat((x, x))  # (2B, n, D)
-        if first:
-            x = torch.cat((self._open(), x), dim=1)  # (2B, S + n, D)
-        x = self._pass(x)
-        if first:
-            x = x[:, self._rows - 1 :]  # (2B, n + 1, D)
-        scored = self._places([n + (not first) for n in held], x.shape[1], copies=x.shape[0])
-        prior = None
-        if self._prior is not None and scored is not None:
-            rows = torch.arange(x.shape[0], device=self.device).unsqueeze(1)
-            prior = self._prior[:, scored] if scored.ndim == 1 else self._prior[rows, scored]
-        logits = self.model.token_head(self.model.last_norm(x), scored, prior)  # (2B, n, V)
-        if self.guidance:
-            starts = [n + (not first) for n in held]
-            scale = self._scale(self.guidance, starts, logits)
-            cond, uncond = logits.chunk(2)
-            logits = self.guidance.combine(cond, uncond, scale)  # (B, n, V)
-        return logits
-
-    def _places(self, starts: list[int], count: int, copies: int = 0) -> torch.Tensor | None:
-        """Positions from `starts[b]` on, (count,) or (B, count); None where no table needs them."""
-        if not self.model.embeddings.num_positions and self.model.prior is None:
-            return None
-        steps = torch.arange(count, device=self.device)
-        if min(starts) == max(starts):
-            places = steps + starts[0]
-        else:
-            repeats = max(1, copies // self.batch_size)
-            places = torch.tensor(starts * repeats, device=self.device).unsqueeze(1) + steps
-        return places.clamp(max=self.num_tokens - 1)
-
-    def _open(self) -> torch.Tensor:
-        """Embeds the condition and takes the cache's memory; (2B, S, D)."""
-        model = self.model
-        prefix, columns = model.conditioner(self._condition)
-        self._prior = None if model.prior is None else model.prior(prefix, columns)  # (2B, N, E)
-        self._rows = prefix.shape[1]
-        total = self._rows + self.num_tokens
-        config = model.config
-        self._cache = StaticCache(
-            num_layers=len(model.layers),
-            batch_size=prefix.shape[0],
-            num_heads=config.num_kv_heads or config.num_heads,
-            max_length=total,
-            head_dim=config.dim // config.num_heads,
-            dtype=prefix.dtype,
-            device=prefix.device,
-        )
-        self._rope = model.rotary(self._rows, prefix.device)
-        self._columns: torch.Tensor | None = None
-        if columns is not None and not bool(columns.all()):
-            tail = columns.new_ones(columns.shape[0], self.num_tokens)
-            self._columns = torch.cat((columns, tail), dim=1)  # (2B, S + N)
-            self._column_bias = mask_bias(self._columns, prefix.dtype)[:, None, None]
-        return prefix
-
-    def _pass(self, x: torch.Tensor) -> torch.Tensor:
-        """New rows (2B, n, D) through all blocks, (2B, n, D)."""
-        cache, n = self._cache, x.shape[1]
-        starts = cache.reserve(n)
-        mask, causal = None, False
-        if not isinstance(starts, int):
-            mask = causal_mask(n, cache.total, starts=starts, columns=self._columns)
-            rope = self._rope[starts.unsqueeze(1) + torch.arange(n, device=starts.device)]
-        else:
-            rope = self._rope[starts : starts + n]
-            columns = self._columns
-            if columns is None:
-                causal = n > 1
-            elif n == 1:
-                mask = self._column_bias[..., : cache.total]
-            else:
-                mask = causal_mask(n, cache.total, columns=columns)
-        for layer, block in enumerate(self.model.layers):
-            x = block(x, rope=rope, mask=mask, causal=causal, cache=cache, layer=layer)
-        self.passes += 1
-        return x
-
-    def _scale(
-        self, guidance: Guidance, starts: list[int], logits: torch.Tensor
-    ) -> float | torch.Tensor:
-        """The guidance scale of every scored token, rows beginning at index `starts[b]`."""
-        total = self.num_tokens
-        if guidance.constant:
-            return guidance.scale
-        count = logits.shape[1]
-        if count == 1 and min(starts) == max(starts):
-            return guidance.scale_at(min(starts[0], total - 1), total)
-        # The row after the last token scores nothing; it borrows that token's scale.
-        scales = [
-            [guidance.scale_at(min(start + i, total - 1), total) for i in range(count)]
-            for start in starts
-        ]
-        return torch.tensor(scales, device=logits.device).unsqueeze(-1)  # (B, n, 1)
-
-    def rewind(self, lengths: torch.Tensor) -> None:
-        """See `OrderedRun.rewind`. Raises ValueError for a row that is shorter already."""
-        kept = [int(n) for n in lengths.tolist()]
-        if not self._rows:
-            if any(kept):
-                raise ValueError(f"lengths {kept} must be 0 before the first extend")
-            return
-        if len(kept) != self.batch_size or min(kept) < 0:
-            raise ValueError(f"lengths {kept} must be {self.batch_size} numbers >= 0")
-        kept = [n + self._rows for n in kept]
-        self._cache.rewind(kept * 2 if self.guidance else kept)
+        return AutoregressiveRun(self, condition, guidance, cache)

@@ -12,6 +12,7 @@ from diffusers import ConfigMixin, ModelMixin
 from studio.generators.conditioning import Condition, check_condition
 from studio.generators.guidance import Guidance
 from studio.generators.run import Run
+from studio.layers.neighborhood import Neighborhood
 from studio.outputs import TokenLayout
 
 OUTPUTS = ("logits", "digits", "losses", "prior", "prior_losses")
@@ -28,6 +29,8 @@ class Generator(ModelMixin, ConfigMixin):
     config_name = "config.json"
     kind: str = ""
     compiled_step = None  # set by `generators.compiled.compile_step`
+    # The windows within which tokens attend, where the config has a `neighborhood`.
+    window: Neighborhood | None = None
     _no_split_modules = ["LlamaBlock", "BertBlock"]
     _supports_gradient_checkpointing = True
 
@@ -44,6 +47,21 @@ class Generator(ModelMixin, ConfigMixin):
             guidance: classifier-free guidance; None for none.
         """
         raise NotImplementedError
+
+    def find_window(self) -> Neighborhood | None:
+        """The windows that the config's `neighborhood` lays over the tokens' grid; None without.
+
+        Raises:
+            ValueError: the tokens are no single grid, or the windows do not fit it.
+        """
+        if self.config.neighborhood is None:
+            return None
+        first, *others = self.layout.segments
+        if others or first.codebooks > 1:
+            raise ValueError(
+                "neighborhood needs a layout of one segment with one codebook, which is a grid"
+            )
+        return Neighborhood.from_config(self.config.neighborhood, first.shape)
 
     def check_condition(self, condition: Condition) -> None:
         """Raises ValueError when this network can't be conditioned on `condition`."""

@@ -53,6 +53,9 @@ class MaskedTransformer(Generator):
         prior_refined: how many leading tokens are followed by one that refines them.
         position_tables: digit tables and digit maps of their own for every position (1D tokens).
         dropout, attention_dropout: while training.
+        neighborhood: `{"kernel": 7, "stride": 1, "dilation": 1, "causal": false}`, each one value
+            or one for each axis of the layout's grid: tokens attend within these windows and to the
+            condition, see `layers.neighborhood`; None for attention to all tokens.
     """
 
     kind = "unordered"
@@ -84,6 +87,7 @@ class MaskedTransformer(Generator):
         text_layers: int = 2,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
+        neighborhood: dict | None = None,
     ):
         super().__init__()
         if norm not in ("post", "pre"):
@@ -95,6 +99,7 @@ class MaskedTransformer(Generator):
         tokens = TokenLayout.from_dict(layout)
         self.num_tokens = tokens.num_tokens
         self.mask_id = tokens.vocab_size
+        self.window = self.find_window()
         self._rope_shape = tokens.segments[0].shape if rope == "2d" else (self.num_tokens,)
         classes = num_classes + 1 if condition == "class" else 0
         positions = self.num_tokens if position_tables else 0
@@ -234,7 +239,7 @@ class MaskedTransformer(Generator):
         if real is not None:
             seen = F.pad(real, (0, self.num_tokens), value=True)  # (B, S + N)
             mask = mask_bias(seen, x.dtype)[:, None, None]  # (B, 1, 1, S + N)
-        x = self._run_blocks(self.layers, x, rope=rope, mask=mask)
+        x = self._run_blocks(self.layers, x, rope=rope, mask=mask, neighborhood=self.window)
         return self.last_norm(x[:, length:])  # (B, N, D)
 
     def start(self, condition: Condition, *, guidance: Guidance | None = None) -> "MaskedRun":

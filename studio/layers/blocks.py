@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from studio.layers.attention import attention
-from studio.layers.cache import StaticCache
+from studio.layers.cache import Cache
+from studio.layers.neighborhood import Neighborhood, prefixed_neighborhood_attention
 from studio.layers.norms import RMSNorm
 from studio.layers.rope import rotate
 
@@ -67,8 +68,9 @@ class SelfAttention(nn.Module):
         rope: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
         causal: bool = False,
-        cache: StaticCache | None = None,
+        cache: Cache | None = None,
         layer: int = 0,
+        neighborhood: Neighborhood | None = None,
     ) -> torch.Tensor:
         """(B, N, D) to (B, N, D).
 
@@ -76,6 +78,8 @@ class SelfAttention(nn.Module):
             rope: rows of a rotary table, see `layers.rope.rotate`.
             mask, causal: see `layers.attention.attention`.
             cache: keys and values of earlier tokens; `layer` says which slab.
+            neighborhood: the last rows are a grid whose cells attend within their windows and to
+                the rows in front, see `layers.neighborhood`; then `mask` is (B, 1, 1, N).
         """
         batch, n, _ = x.shape
         qkv = self.qkv(x).view(batch, n, -1, self.head_dim)  # (B, N, H + 2K, D)
@@ -83,14 +87,21 @@ class SelfAttention(nn.Module):
             q, k, v = qkv.split(self.heads, dim=2)
         else:
             turned = self.heads[0] + self.heads[1]
-            qk = rotate(qkv[:, :, :turned], rope)  # (B, N, H + K, D)
-            q, k = qk.split(self.heads[:2], dim=2)
-            v = qkv[:, :, turned:]
+            if cache is not None and cache.turns_keys:
+                q, k, v = qkv.split(self.heads, dim=2)
+                q = rotate(q, rope)  # (B, N, H, D)
+            else:
+                qk = rotate(qkv[:, :, :turned], rope)  # (B, N, H + K, D)
+                q, k = qk.split(self.heads[:2], dim=2)
+                v = qkv[:, :, turned:]
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, N, D)
         if cache is not None:
-            k, v = cache.update(layer, k, v)  # (B, K, S, D)
+            k, v = cache.update(layer, k, v, q=q, mask=mask)  # (B, K, S, D)
         dropout = self.dropout if self.training else 0.0
-        x = attention(q, k, v, mask=mask, causal=causal, dropout=dropout)
+        if neighborhood is not None:
+            x = prefixed_neighborhood_attention(q, k, v, neighborhood, mask=mask, dropout=dropout)
+        else:
+            x = attention(q, k, v, mask=mask, causal=causal, dropout=dropout)
         return self.out(x.transpose(1, 2).flatten(2))  # (B, N, D)
 
 

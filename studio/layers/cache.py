@@ -1,11 +1,82 @@
 """Keys and values of tokens that were already seen, in memory that is taken once.
 
 A static cache (see gpt-fast) needs no concatenation, and taking tokens back is moving a pointer:
-slots past a row's length hold stale values, which masks keep out of sight. Left out on purpose:
-paging, quantised caches.
+slots past a row's length hold stale values, which masks keep out of sight. Its interface is that of
+every cache (`Cache`); the others are in `rolling_cache.py` and `quantized_cache.py`. Left out on
+purpose: paging.
 """
 
+from typing import Protocol
+
 import torch
+
+
+class Cache(Protocol):
+    """What every cache offers.
+
+    A pass reserves room for its tokens and hands each layer's keys and values to `update`.
+
+    lengths: tokens held by every row.
+    total: slots that the last `update` returns.
+    starts: the slot of the first new token, see `StaticCache.reserve`.
+    max_tokens: the most tokens of one `reserve`.
+    in_order: whether slot i holds token i, so that a causal mask over `total` slots is right; where
+        it is False, masks come from `mask`.
+    turns_keys: whether keys are handed over before rotary positions and turned at use; then queries
+        are turned by the rows `query_rope`.
+    """
+
+    lengths: list[int]
+    total: int
+    starts: int | torch.Tensor
+    max_tokens: int
+    in_order: bool
+    turns_keys: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the memory that is held."""
+        ...
+
+    def reserve(self, count: int) -> int | torch.Tensor:
+        """Makes room for `count` more tokens a row. Raises ValueError where there is none."""
+        ...
+
+    def update(
+        self,
+        layer: int,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        *,
+        q: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Takes the new k, v (B, H, n, D) of a layer; keys and values (B, H, total, D) to attend.
+
+        Args:
+            q: the new queries (B, H or a multiple, n, D), turned; some caches weigh tokens by them.
+            mask: what they may see, as in `layers.attention.attention`.
+        """
+        ...
+
+    def rewind(self, lengths: list[int]) -> None:
+        """Keeps `lengths[b]` tokens of row b. Raises ValueError for a row that can't be so short
+        or long."""
+        ...
+
+
+def to_device(numbers: list[int], device: torch.device | str) -> torch.Tensor:
+    """Numbers as int64 (B,) on a device, without waiting for what a GPU is doing."""
+    if torch.device(device).type != "cuda":
+        return torch.tensor(numbers, device=device)
+    return torch.tensor(numbers, pin_memory=True).to(device, non_blocking=True)
+
+
+def check_rewind(lengths: list[int], held: list[int]) -> None:
+    """Raises ValueError unless every row keeps some of the tokens that it holds."""
+    for row, (kept, most) in enumerate(zip(lengths, held, strict=True)):
+        if not 0 <= kept <= most:
+            raise ValueError(f"length {kept} of row {row} must lie between 0 and {most}")
 
 
 class StaticCache:
@@ -18,7 +89,12 @@ class StaticCache:
         max_length: S slots a row.
         head_dim: D.
         dtype, device: of the slabs.
+        slabs: memory to use instead of taking some: keys and values, each L times (B, H, S, D) or
+            longer, finite.
     """
+
+    in_order = True
+    turns_keys = False
 
     def __init__(
         self,
@@ -30,17 +106,23 @@ class StaticCache:
         head_dim: int,
         dtype: torch.dtype,
         device: torch.device | str,
+        slabs: tuple[list[torch.Tensor], list[torch.Tensor]] | None = None,
     ):
         shape = (num_layers, batch_size, num_heads, max_length, head_dim)
         # Zeros, not what the memory held: masked slots meet a weight of 0, but 0 * nan is nan.
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
-        self.max_length = max_length
+        taken = slabs or [torch.zeros(shape, dtype=dtype, device=device) for _ in range(2)]
+        self.keys, self.values = taken  # of every layer, (B, H, S, D)
+        self.max_length = self.max_tokens = max_length
         self.lengths = [0] * batch_size
         self.starts: int | torch.Tensor = 0
         self.total = 0
         self._rows = torch.arange(batch_size, device=device).unsqueeze(1)  # (B, 1)
         self._slots: slice | torch.Tensor = slice(0, 0)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all slabs."""
+        return sum(slab.nbytes for slabs in (self.keys, self.values) for slab in slabs)
 
     def reserve(self, count: int) -> int | torch.Tensor:
         """Makes room for `count` more tokens in every row; each layer then calls `update` once.
@@ -62,18 +144,27 @@ class StaticCache:
             self.starts = first
             self._slots = slice(first, self.total)
         else:
-            starts = torch.tensor(self.lengths, device=self.keys.device)
+            starts = to_device(self.lengths, self._rows.device)
             self.starts = starts
             self._slots = starts.unsqueeze(1) + torch.arange(count, device=starts.device)  # (B, n)
         self.lengths = [length + count for length in self.lengths]
         return self.starts
 
-    def update(self, layer: int, k: torch.Tensor, v: torch.Tensor):
+    def update(
+        self,
+        layer: int,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        *,
+        q: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Writes the new tokens of one layer.
 
         Args:
             layer: index of the layer.
             k, v: (B, H, n, D), n as reserved.
+            q, mask: not looked at.
 
         Returns:
             keys and values of all slots up to the longest row, views (B, H, total, D).
@@ -90,7 +181,5 @@ class StaticCache:
 
     def rewind(self, lengths: list[int]) -> None:
         """Keeps `lengths[b]` tokens of row b. Raises ValueError for a row that is shorter."""
-        for row, (kept, held) in enumerate(zip(lengths, self.lengths, strict=True)):
-            if not 0 <= kept <= held:
-                raise ValueError(f"length {kept} of row {row} must lie between 0 and {held}")
+        check_rewind(lengths, self.lengths)
         self.lengths = list(lengths)

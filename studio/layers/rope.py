@@ -73,11 +73,17 @@ def rotate(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
 
     Args:
         x: (B, N, H, D).
-        table: rows of `rope_table`, (N, D / 2), or (B, N, D / 2) when rows stand elsewhere.
+        table: rows of `rope_table`, (N, D / 2), or (B, N, D / 2) when rows stand elsewhere; or the
+            same as `torch.view_as_real` gives it, which compiled code needs.
 
     Returns:
         (B, N, H, D), in x's dtype; the arithmetic is float32.
     """
+    if not table.is_complex():
+        even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)  # (B, N, H, P)
+        cos, sin = table.unsqueeze(-3).unbind(-1)  # (N, 1, P)
+        turned = torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1)
+        return turned.flatten(-2).to(x.dtype)  # (B, N, H, D)
     pairs = torch.view_as_complex(x.float().view(*x.shape[:-1], -1, 2))  # (B, N, H, P)
     turned = torch.view_as_real(pairs * table.unsqueeze(-2))  # (B, N, H, P, 2)
     return turned.view(x.shape).to(x.dtype)

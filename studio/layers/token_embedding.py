@@ -157,7 +157,7 @@ class TokenHead(nn.Module):
         """
         if self.kind == "full":
             return self.full(x).float()
-        logits = self._expand(self.digit_logits(x, positions, prior))
+        logits = self.expand(self.digit_logits(x, positions, prior))
         return logits if self.kind == "digits" else logits + self.up(self.down(x)).float()
 
     def zero_correction(self) -> None:
@@ -182,7 +182,7 @@ class TokenHead(nn.Module):
             logits = logits + torch.einsum(shape, x, weights)  # (B, n, sum(levels))
         return logits.float() if prior is None else logits.float() + prior
 
-    def _expand(self, logits: torch.Tensor) -> torch.Tensor:
+    def expand(self, logits: torch.Tensor) -> torch.Tensor:
         """Digit logits (..., sum(levels)) to the logits of all codes (..., V)."""
         parts = logits.split(self.split.levels, dim=-1)
         total = parts[0]

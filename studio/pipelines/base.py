@@ -19,6 +19,9 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
 
 from studio import hub
+from studio.generators.compiled import SIZES, compile_step
+from studio.generators.precision import UNSAVED, quantize
+from studio.layers.caches import CacheOption, find_cache
 from studio.outputs import DecodeStats
 from studio.pipelines.loading import load_parts
 from studio.registry import CLASSES, find_class
@@ -75,6 +78,7 @@ class StudioPipeline(DiffusionPipeline):
     part_types: dict[str, type] = {}
     _callback_tensor_inputs = ["tokens", "known"]
     _interrupt = False
+    cache: CacheOption = "static"
 
     def register_parts(self, **parts) -> None:
         """Takes the parts over. Raises ValueError when one is not of its class in `part_types`."""
@@ -94,6 +98,62 @@ class StudioPipeline(DiffusionPipeline):
         if hook is not None and hasattr(hook, "pre_forward"):
             hook.pre_forward(part)
         return part
+
+    def compile(self, *, mode: str | None = None, backend: str = "inductor", sizes=SIZES):
+        """Compiles the generator's step, with static shapes, and CUDA graphs on a GPU; pictures
+        stay the same but for rounding. The first picture waits for the compiler.
+
+        Args:
+            mode, backend, sizes: see `generators.compiled.compile_step`.
+
+        Returns:
+            the pipeline.
+
+        Raises:
+            ValueError: there is no generator, or no C++ compiler where one is needed.
+        """
+        compile_step(self._generator_part("compile"), mode=mode, backend=backend, sizes=sizes)
+        return self
+
+    def quantize(self, precision: str = "int8"):
+        """Computes the generator's transformer at another precision, for good.
+
+        Args:
+            precision: see `generators.precision.PRECISIONS`.
+
+        Returns:
+            the pipeline, which can't be saved any more unless `precision` is "bf16".
+
+        Raises:
+            ValueError: there is no generator, an unknown precision, or one that is not for it.
+        """
+        quantize(self._generator_part("quantize"), precision)
+        return self
+
+    def use_cache(self, cache: CacheOption = "static"):
+        """Keeps keys and values in another kind of cache from now on.
+
+        Args:
+            cache: see `layers.caches.find_cache`.
+
+        Returns:
+            the pipeline.
+
+        Raises:
+            ValueError: an unknown cache, or a generator without one.
+        """
+        find_cache(cache)
+        generator = self._generator_part("use_cache")
+        if generator.kind != "ordered":
+            raise ValueError(f"cache {cache!r}: an {generator.kind} generator keeps no cache")
+        self.cache = cache
+        return self
+
+    def _generator_part(self, what: str) -> Any:
+        generator = getattr(self, "generator", None)
+        if generator is None:
+            raise ValueError(f"{what}: a {type(self).__name__} has no generator")
+        return generator
 
     @property
     def interrupt(self) -> bool:
@@ -204,6 +264,10 @@ class StudioPipeline(DiffusionPipeline):
     @staticmethod
     def _check_saveable(name: str, part: Any) -> None:
         cls = type(part)
+        if getattr(part, "precision", None) in UNSAVED:
+            raise ValueError(
+                f"{name} was quantized to {part.precision} and can't be saved; save it before"
+            )
         ours = cls.__name__ in CLASSES and find_class(cls.__name__) is cls
         if not ours and cls.__module__.split(".")[0] != "diffusers":
             raise ValueError(

@@ -174,7 +174,8 @@ class GenerationPipeline(StudioPipeline):
         started = time.perf_counter()
         layout, strategy = self.tokenizer.layout, job.strategy
         count = job.num_tokens or layout.num_tokens
-        run = self.wake(self.generator).start(job.condition, guidance=strategy.guidance)
+        options = {} if self.cache == "static" else {"cache": self.cache}
+        run = self.wake(self.generator).start(job.condition, guidance=strategy.guidance, **options)
         states = strategy.stream(
             run,
             layout,

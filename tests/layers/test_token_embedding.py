@@ -49,7 +49,7 @@ def test_cross_entropy_is_that_of_the_logits(kind):
 def test_correction_starts_at_zero():
     head = TokenHead(8, 24, kind="digits+full", levels=LEVELS, rank=3)
     head.zero_correction()
-    torch.testing.assert_close(head(X), head._expand(head.digit_logits(X)))
+    torch.testing.assert_close(head(X), head.expand(head.digit_logits(X)))
 
 
 def test_agrees_with_the_quantizer():

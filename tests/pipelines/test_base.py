@@ -348,3 +348,30 @@ def test_diffusers_features(saved):
     again = studio.TextToImagePipeline.from_pipe(pipe)
     assert again.generator is pipe.generator
     pipe.to("cpu")
+
+
+@pytest.mark.parametrize("kind", ["autoregressive", "masked"])
+def test_a_compiled_pipeline_draws_the_same(saved, seeded, kind):
+    pipe = studio.Pipeline.from_pretrained(saved / "grid", generator=kind)
+    wanted = pipe("rocket", generator=seeded(1)).tokens
+    assert pipe.compile(backend="eager", sizes=(1,)) is pipe
+    assert torch.equal(pipe("rocket", generator=seeded(1)).tokens, wanted)
+
+
+def test_a_quantized_pipeline_is_not_saved(saved, seeded, tmp_path):
+    pipe = studio.Pipeline.from_pretrained(saved / "grid").quantize("int8")
+    assert pipe("rocket", generator=seeded(1)).tokens.shape == (1, pipe.tokenizer.layout.num_tokens)
+    with pytest.raises(ValueError, match="generator was quantized to int8 and can't be saved"):
+        pipe.save_pretrained(tmp_path / "m")
+    with pytest.raises(ValueError, match="precision 'int5'"):
+        studio.Pipeline.from_pretrained(saved / "grid").quantize("int5")
+
+
+def test_a_cache_is_chosen(saved, seeded):
+    pipe = studio.Pipeline.from_pretrained(saved / "grid").use_cache("int8")
+    assert pipe("rocket", generator=seeded(1)).tokens is not None and pipe.cache == "int8"
+    with pytest.raises(ValueError, match="cache 'int5' must be one of"):
+        pipe.use_cache("int5")
+    masked = studio.Pipeline.from_pretrained(saved / "grid", generator="masked")
+    with pytest.raises(ValueError, match="cache 'int8': an unordered generator keeps no cache"):
+        masked.use_cache("int8")

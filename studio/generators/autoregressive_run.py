@@ -1,0 +1,274 @@
+"""The run of the autoregressive transformer: a cache, and a doubled batch when guided.
+
+Classifier-Free Diffusion Guidance, 2022, 2207.12598, as token models use it: both halves in one
+pass. Left out on purpose: any choice of a token, which is decoding's.
+"""
+
+import torch
+
+from studio.generators.base import Generator
+from studio.generators.conditioning import Condition
+from studio.generators.guidance import Guidance
+from studio.layers.attention import causal_mask, mask_bias
+from studio.layers.cache import Cache, to_device
+from studio.layers.caches import CacheOption, find_cache, is_rolling
+from studio.layers.neighborhood import raster_windows
+from studio.layers.rope import rope_table
+
+
+class AutoregressiveRun:
+    """An `OrderedRun` over an `AutoregressiveTransformer`: cached, and doubled when guided.
+
+    Row b + B of the doubled batch is row b with its condition dropped; it keeps the padding of its
+    twin.
+    """
+
+    def __init__(
+        self,
+        model: Generator,
+        condition: Condition,
+        guidance: Guidance | None,
+        cache: CacheOption = "static",
+    ):
+        self.model = model
+        self.batch_size = condition.batch_size
+        self.num_tokens = model.num_tokens
+        self.passes = 0
+        self.guidance = guidance if guidance is not None and guidance.active else None
+        self.device = model.device
+        self._condition = condition.joined(condition.null()) if self.guidance else condition
+        self.features: torch.Tensor | None = None  # (2B, n, D) that the last logits were read from
+        self._rows = 0  # S, once the condition was fed; then there is a cache
+        self._embedded: tuple[torch.Tensor, torch.Tensor | None] | None = None
+        self._make_cache = find_cache(cache)
+        self._compiled = model.compiled_step if cache == "static" else None
+        if model.window is not None and is_rolling(self._make_cache):
+            raise ValueError(
+                f"cache {cache!r} drops tokens by age, which a generator with a neighborhood can't "
+                'use; take "static"'
+            )
+        self._cache: Cache
+
+    @property
+    def lengths(self) -> torch.Tensor:
+        """Image tokens held by every row, int64 (B,)."""
+        return torch.tensor(self._lengths(), device=self.device)
+
+    def _lengths(self) -> list[int]:
+        if not self._rows:
+            return [0] * self.batch_size
+        return [n - self._rows for n in self._cache.lengths[: self.batch_size]]
+
+    @torch.no_grad()  # writes into the cache; nothing of a run is ever trained
+    def extend(self, tokens: torch.Tensor) -> torch.Tensor:
+        """See `OrderedRun.extend`. Raises ValueError past the last token or for a wrong batch."""
+        if tokens.shape[0] != self.batch_size:
+            raise ValueError(f"tokens have {tokens.shape[0]} rows; the run has {self.batch_size}")
+        first = not self._rows
+        held = self._lengths()
+        if max(held) + tokens.shape[1] > self.num_tokens:
+            raise ValueError(
+                f"{tokens.shape[1]} tokens after {max(held)} exceed the {self.num_tokens} there are"
+            )
+        if not first and self._compiled is not None and self._compiled.takes(tokens.shape[1]):
+            return self._extend_compiled(tokens, held)
+        x = self.model.embeddings(tokens, self._places(held, tokens.shape[1]))  # (B, n, D)
+        if self.guidance:
+            x = torch.cat((x, x))  # (2B, n, D)
+        if first:
+            x = torch.cat((self._open(), x), dim=1)  # (2B, S + n, D)
+        x = self._pass(x)
+        if first:
+            x = x[:, self._rows - 1 :]  # (2B, n + 1, D)
+        scored = self._places([n + (not first) for n in held], x.shape[1], copies=x.shape[0])
+        prior = None
+        if self._prior is not None and scored is not None:
+            rows = torch.arange(x.shape[0], device=self.device).unsqueeze(1)
+            prior = self._prior[:, scored] if scored.ndim == 1 else self._prior[rows, scored]
+        self.features = self.model.last_norm(x)
+        logits = self.model.token_head(self.features, scored, prior)  # (2B, n, V)
+        return self._guided(logits, [n + (not first) for n in held])
+
+    def _extend_compiled(self, tokens: torch.Tensor, held: list[int]) -> torch.Tensor:
+        """`extend` past the first time, by the compiled step."""
+        cache, n = self._cache, tokens.shape[1]
+        cache.reserve(n)
+        starts = cache.starts
+        if isinstance(starts, int):
+            starts = torch.full((len(cache.lengths),), starts, device=self.device)
+        if self.guidance:
+            tokens = tokens.repeat(2, 1)  # (2B, n)
+        self.features, logits = self._compiled(
+            tokens, starts, self._rows, cache, self._rope, self._columns, self._prior
+        )
+        self.passes += 1
+        return self._guided(logits, [n + 1 for n in held])
+
+    def _guided(self, logits: torch.Tensor, starts: list[int]) -> torch.Tensor:
+        """Logits (2B, n, V) of tokens from `starts[b]` on, to guided ones (B, n, V)."""
+        if not self.guidance:
+            return logits
+        cond, uncond = logits.chunk(2)
+        return self.guidance.combine(cond, uncond, self._scale(self.guidance, starts, logits))
+
+    @torch.no_grad()
+    def prior_logits(self, starts: list[int], count: int) -> torch.Tensor:
+        """What the prior alone says, without a pass: guided logits (B, count, V) of the tokens
+        `starts[b]` .. `starts[b] + count - 1` of every row; the last token's, past the end.
+
+        Raises:
+            ValueError: this network has no prior.
+        """
+        if self.model.prior is None:
+            raise ValueError("prior_dim 0: this generator has no prior that could draft")
+        self._embed()
+        steps = torch.arange(count, device=self.device)
+        rows = torch.arange(len(self._prior), device=self.device).unsqueeze(1)  # (2B, 1)
+        first = torch.tensor(starts, device=self.device).repeat(len(rows) // len(starts))
+        places = (first.unsqueeze(1) + steps).clamp(max=self.num_tokens - 1)  # (2B, count)
+        logits = self.model.token_head.expand(self._prior[rows, places])  # (2B, count, V)
+        return self._guided(logits, [min(n, self.num_tokens - 1) for n in starts])
+
+    def _embed(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The condition's rows (2B, S, D) and which of them are real; the prior comes with them."""
+        if self._embedded is None:
+            prefix, columns = self.model.conditioner(self._condition)
+            model = self.model
+            self._prior = (
+                None if model.prior is None else model.prior(prefix, columns)
+            )  # (2B, N, E)
+            self._embedded = prefix, columns
+        return self._embedded
+
+    def _places(self, starts: list[int], count: int, copies: int = 0) -> torch.Tensor | None:
+        """Positions from `starts[b]` on, (count,) or (B, count); None where no table needs them."""
+        if not self.model.embeddings.num_positions and self.model.prior is None:
+            return None
+        steps = torch.arange(count, device=self.device)
+        if min(starts) == max(starts):
+            places = steps + starts[0]
+        else:
+            repeats = max(1, copies // self.batch_size)
+            places = to_device(starts * repeats, self.device).unsqueeze(1) + steps
+        return places.clamp(max=self.num_tokens - 1)
+
+    def _open(self) -> torch.Tensor:
+        """Embeds the condition and takes the cache's memory; (2B, S, D)."""
+        model = self.model
+        prefix, columns = self._embed()
+        self._rows = prefix.shape[1]
+        self._rope = model.rotary(self._rows, prefix.device)
+        self._cache = self._new_cache(prefix)
+        self._columns: torch.Tensor | None = None
+        if columns is not None and not bool(columns.all()):
+            tail = columns.new_ones(columns.shape[0], self.num_tokens)
+            self._columns = torch.cat((columns, tail), dim=1)  # (2B, S + N)
+            self._column_bias = mask_bias(self._columns, prefix.dtype)[:, None, None]
+        return prefix
+
+    def _new_cache(self, prefix: torch.Tensor) -> Cache:
+        """The cache that was asked for, for rows (2B, S, D) and all tokens."""
+        config, make = self.model.config, self._make_cache
+        sizes = dict(
+            num_layers=len(self.model.layers),
+            batch_size=prefix.shape[0],
+            num_heads=config.num_kv_heads or config.num_heads,
+            max_length=self._rows + self.num_tokens,
+            head_dim=config.dim // config.num_heads,
+            dtype=prefix.dtype,
+            device=prefix.device,
+        )
+        if self._compiled is not None:
+            sizes["slabs"] = self._compiled.take_slabs(self, sizes)
+        if is_rolling(make):
+            given = {"window": max(1, self.num_tokens // 2), "sink": 4, "slack": 64}
+            given |= getattr(make, "keywords", {})
+            sizes |= given | {"sink": self._rows + given["sink"], "prefix": self._rows}
+            if config.rope == "1d":  # on a grid, slots would be in other columns
+                sizes["rope"] = rope_table(
+                    (given["sink"] + given["window"] + given["slack"],),
+                    sizes["head_dim"],
+                    base=config.rope_base,
+                    num_condition=self._rows,
+                    condition_rope=config.condition_rope,
+                    device=prefix.device,
+                )
+        return make(**sizes)
+
+    def _pass(self, x: torch.Tensor) -> torch.Tensor:
+        """New rows (2B, n, D) through all blocks, (2B, n, D), in pieces as the cache takes them."""
+        most = self._cache.max_tokens
+        if x.shape[1] > most:
+            return torch.cat([self._pass(piece) for piece in x.split(most, dim=1)], dim=1)
+        cache, n = self._cache, x.shape[1]
+        starts = cache.reserve(n)
+        mask, causal = None, False
+        if not cache.in_order:
+            mask = cache.mask(self._columns)
+            rope = cache.query_rope
+            if rope is None and isinstance(starts, int):
+                rope = self._rope[starts : starts + n]
+            elif rope is None:
+                rope = self._rope[starts.unsqueeze(1) + torch.arange(n, device=starts.device)]
+        elif self.model.window is not None:
+            rope, mask = self._windowed(starts, n)
+        elif not isinstance(starts, int):
+            mask = causal_mask(n, cache.total, starts=starts, columns=self._columns)
+            rope = self._rope[starts.unsqueeze(1) + torch.arange(n, device=starts.device)]
+        else:
+            rope = self._rope[starts : starts + n]
+            columns = self._columns
+            if columns is None:
+                causal = n > 1
+            elif n == 1:
+                mask = self._column_bias[..., : cache.total]
+            else:
+                mask = causal_mask(n, cache.total, columns=columns)
+        for layer, block in enumerate(self.model.layers):
+            x = block(x, rope=rope, mask=mask, causal=causal, cache=cache, layer=layer)
+        self.passes += 1
+        return x
+
+    def _windowed(self, starts: int | torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rotary rows and mask of n new rows where the network attends within windows."""
+        ragged = not isinstance(starts, int)
+        places = (starts.unsqueeze(1) if ragged else starts) + torch.arange(n, device=self.device)
+        total = self._cache.total
+        near = raster_windows(self.model.window, self._rows, self.device)[places, :total]
+        seen = causal_mask(
+            n,
+            total,
+            starts=starts if ragged else None,
+            columns=self._columns,
+            device=self.device,
+        )
+        return self._rope[places], seen & (near.unsqueeze(1) if ragged else near)
+
+    def _scale(
+        self, guidance: Guidance, starts: list[int], logits: torch.Tensor
+    ) -> float | torch.Tensor:
+        """The guidance scale of every scored token, rows beginning at index `starts[b]`."""
+        total = self.num_tokens
+        if guidance.constant:
+            return guidance.scale
+        count = logits.shape[1]
+        if count == 1 and min(starts) == max(starts):
+            return guidance.scale_at(min(starts[0], total - 1), total)
+        # The row after the last token scores nothing; it borrows that token's scale.
+        scales = [
+            [guidance.scale_at(min(start + i, total - 1), total) for i in range(count)]
+            for start in starts
+        ]
+        return torch.tensor(scales, device=logits.device).unsqueeze(-1)  # (B, n, 1)
+
+    def rewind(self, lengths: torch.Tensor) -> None:
+        """See `OrderedRun.rewind`. Raises ValueError for a row that is shorter already."""
+        kept = [int(n) for n in lengths.tolist()]
+        if not self._rows:
+            if any(kept):
+                raise ValueError(f"lengths {kept} must be 0 before the first extend")
+            return
+        if len(kept) != self.batch_size or min(kept) < 0:
+            raise ValueError(f"lengths {kept} must be {self.batch_size} numbers >= 0")
+        kept = [n + self._rows for n in kept]
+        self._cache.rewind(kept * 2 if self.guidance else kept)
