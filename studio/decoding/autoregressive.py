@@ -11,6 +11,7 @@ from diffusers.configuration_utils import register_to_config
 from studio.decoding.base import (
     DecodingStrategy,
     check_batch,
+    check_count,
     check_given,
     check_name,
     check_number,
@@ -18,8 +19,8 @@ from studio.decoding.base import (
     outside_vocabulary,
 )
 from studio.decoding.noise import sample_keys, token_noise
-from studio.decoding.sampling import choose, filter_logits
-from studio.decoding.schedules import RAMPS, ramped
+from studio.decoding.sampling import Sampling, choose
+from studio.decoding.schedules import RAMPS
 from studio.outputs import DecodeState
 
 
@@ -66,11 +67,9 @@ class Autoregressive(DecodingStrategy):
     def draw(self, logits: torch.Tensor, keys: list[int], position: int, progress: float):
         """Tokens int64 (B,) at one position from logits (B, V): the one place where a token is
         chosen."""
-        c = self.config
-        temperature = ramped(c.temperature, c.temperature_schedule, progress)
-        logits = filter_logits(
-            logits, temperature=temperature, top_k=c.top_k, top_p=c.top_p, min_p=c.min_p
-        )
+        sampling = Sampling.from_config(self.config)
+        temperature = sampling.temperature_at(progress)
+        logits = sampling.filtered(logits, temperature)
         noise = 0.0
         if temperature > 0:
             noise = token_noise(keys, position, logits.shape[-1], device=logits.device)  # (B, V)
@@ -87,9 +86,7 @@ class Autoregressive(DecodingStrategy):
         """
         check_batch(run, layout, generators)
         total, batch = layout.num_tokens, len(generators)
-        count = total if num_tokens is None else num_tokens
-        if not 1 <= count <= total:
-            raise ValueError(f"num_tokens {num_tokens} must lie between 1 and {total}")
+        count = check_count(num_tokens, total)
         keys = sample_keys(generators)
         tokens, keep = check_given(given, keep, batch, total, layout, run.device)
         prefix = _common_prefix(keep[:, : count - 1])

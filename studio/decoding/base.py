@@ -8,8 +8,6 @@ Masked.from_config(pipe.decoding.config, num_steps=8)`.
 import inspect
 import json
 import math
-import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ import torch
 from diffusers import ConfigMixin
 
 from studio.generators.guidance import Guidance
+from studio.media.files import atomic_write
 from studio.outputs import DecodeState, TokenLayout
 
 
@@ -126,13 +125,7 @@ class DecodingStrategy(ConfigMixin):
 
     def save_pretrained(self, folder, **kwargs) -> None:
         """Writes `decoding_config.json` into `folder`, whole or not at all."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=folder, suffix=".tmp")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(self.to_json_string())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, folder / self.config_name)
+        atomic_write(Path(folder, self.config_name), self.to_json_string())
 
 
 def _option_names(cls) -> list[str]:
@@ -196,6 +189,14 @@ def outside_vocabulary(layout: TokenLayout, width: int, device) -> torch.Tensor 
     sizes = [s.vocab_size for s in layout.segments for _ in range(s.num_tokens)]
     bounds = torch.tensor(sizes, device=device)[:, None]  # (N, 1)
     return torch.arange(width, device=device)[None] >= bounds  # (N, V)
+
+
+def check_count(num_tokens: int | None, total: int) -> int:
+    """How many tokens to make; all when None. Raises ValueError unless 1 <= it <= `total`."""
+    count = total if num_tokens is None else num_tokens
+    if not 1 <= count <= total:
+        raise ValueError(f"num_tokens {num_tokens} must lie between 1 and {total}")
+    return count
 
 
 def check_batch(run, layout: TokenLayout, generators: list[torch.Generator]) -> None:

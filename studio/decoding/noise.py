@@ -15,7 +15,9 @@ seed only, so that two places out of some ten thousand would share their noise.
 import numpy as np
 import torch
 
-TOKEN, CONFIDENCE, KEEP = range(3)  # purposes: which token, how sure, which given tokens are kept
+# Purposes: which token, how sure, which given tokens are kept; and of speculation: whether a draft
+# is accepted, what replaces one that is not, which token is drafted, what fills a new place.
+TOKEN, CONFIDENCE, KEEP, ACCEPT, REPLACE, DRAFT, FILL = range(7)
 
 _MASK = (1 << 64) - 1
 _CHUNK = 1 << 15  # values at a time, so that they stay in the processor's cache
@@ -50,7 +52,24 @@ def stream_state(key: int, *place: int) -> int:
     return state
 
 
-def uniform(states: list[int], count: int) -> np.ndarray:
+def stream_states(keys: list[int] | np.ndarray, *place: int | np.ndarray) -> np.ndarray:
+    """`stream_state` for many places at a time, uint64: keys and places broadcast together."""
+    golden = np.uint64(_GOLDEN)
+    with np.errstate(over="ignore"):  # wrapping around is what is wanted
+        state = _mix(np.asarray(keys, dtype=np.uint64) + golden)
+        for value in place:
+            state = _mix(state + (np.asarray(value, dtype=np.uint64) + np.uint64(1)) * golden)
+    return state
+
+
+def _mix(bits: np.ndarray) -> np.ndarray:
+    """`mix` on uint64."""
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(_FIRST)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(_SECOND)
+    return bits ^ (bits >> np.uint64(31))
+
+
+def uniform(states: list[int] | np.ndarray, count: int) -> np.ndarray:
     """The first `count` numbers of every stream, (R, count) float64, strictly between 0 and 1."""
     counter = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GOLDEN)  # (count,)
     bits = np.array(states, dtype=np.uint64)[:, None] + counter  # (R, count)
@@ -66,7 +85,9 @@ def uniform(states: list[int], count: int) -> np.ndarray:
     return values
 
 
-def gumbel(states: list[int], count: int, *, device: torch.device | None = None) -> torch.Tensor:
+def gumbel(
+    states: list[int] | np.ndarray, count: int, *, device: torch.device | None = None
+) -> torch.Tensor:
     """Standard Gumbel noise of every stream, (R, count) float32, made on the CPU and moved to
     `device`."""
     noise = np.empty((len(states), count), dtype=np.float32)

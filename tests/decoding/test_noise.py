@@ -57,3 +57,12 @@ def test_noise_is_gumbel():
     assert values.mean().item() == pytest.approx(0.5772, abs=0.01)
     assert values.var().item() == pytest.approx(np.pi**2 / 6, abs=0.03)
     assert values.isfinite().all()
+
+
+def test_many_states_at_a_time_are_the_same_states():
+    keys, places = [1, 2**63 - 1, 77], np.arange(4)
+    many = noise.stream_states(np.array(keys, dtype=np.uint64)[:, None], places, 5, noise.DRAFT)
+    assert many.tolist() == [
+        [noise.stream_state(k, n, 5, noise.DRAFT) for n in range(4)] for k in keys
+    ]
+    assert np.array_equal(noise.uniform(many[0], 3), noise.uniform(many[0].tolist(), 3))

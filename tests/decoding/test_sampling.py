@@ -1,8 +1,9 @@
+import numpy as np
 import pytest
 import torch
 
 from studio.decoding import noise
-from studio.decoding.sampling import choose, filter_logits, log_probs
+from studio.decoding.sampling import Sampling, choose, filter_logits, log_probs, pick
 
 INF = torch.inf
 
@@ -72,3 +73,24 @@ def test_filtered_tokens_are_never_drawn():
     logits = torch.tensor([0.0, 1.0, -1.0, 2.0])
     drawn = choose(filter_logits(logits, top_k=2), noise.gumbel(list(range(500)), 4))
     assert set(drawn.tolist()) == {1, 3}
+
+
+def test_a_pick_is_the_first_token_over_the_number():
+    probs = torch.tensor([0.0, 0.25, 0.0, 0.5, 0.25, 0.0])
+    numbers = torch.tensor([1e-9, 0.2499, 0.2501, 0.7499, 0.7501, 1 - 1e-9], dtype=torch.float64)
+    assert pick(probs.expand(6, 6), numbers).tolist() == [1, 1, 3, 3, 4, 4]
+    assert pick(probs.expand(6, 6) * 7, numbers).tolist() == [1, 1, 3, 3, 4, 4]
+
+
+def test_a_temperature_a_row_is_that_temperature():
+    logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(2))
+    sampling = Sampling(temperature=0.9, top_p=0.7, min_p=0.01, schedule="cosine")
+    progress = np.array([0.0, 0.3, 0.8])
+    rows = sampling.temperature_at(progress)
+    together = sampling.filtered(logits, rows)
+    drawn = choose(together, torch.ones(3, 50), temperature=rows)
+    for i in range(3):
+        alone = sampling.temperature_at(float(progress[i]))
+        assert torch.equal(sampling.filtered(logits[i], alone), together[i])
+        assert choose(together[i], torch.ones(50), temperature=alone) == drawn[i]
+    assert Sampling(temperature=0.5).temperature_at(progress) == 0.5

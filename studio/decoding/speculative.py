@@ -1,0 +1,226 @@
+"""Draft and verify: several tokens a pass, by exchangeable drafters and acceptance rules.
+
+Fast Inference from Transformers via Speculative Decoding, 2022, 2211.17192; Jacobi drafts:
+Accelerating Auto-regressive Text-to-Image Generation with Training-free Speculative Jacobi
+Decoding, 2024, 2410.01699. The drafters are in `drafting.py`, the rules in `acceptance.py`, the
+window in `windows.py`, the loop in `loop.py`.
+
+In seed-faithful decoding the result is `Autoregressive`'s for that seed, token for token, whatever
+the drafter and the window: both take argmax(log p + g) with noise g of the seed and the position
+alone, and a draft stands while it is that token. Rounding is the only caveat: where the two best
+tokens are equal to the last bit a pass over many tokens may decide otherwise than one over one.
+
+Left out on purpose: trees of drafts, whose pure functions are in `trees.py`.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from diffusers.configuration_utils import register_to_config
+
+from studio.decoding import noise
+from studio.decoding.acceptance import ACCEPTANCES, RULES, Rule
+from studio.decoding.base import (
+    DecodingStrategy,
+    check_batch,
+    check_count,
+    check_given,
+    check_name,
+    check_number,
+    check_sampling,
+)
+from studio.decoding.costs import model_costs
+from studio.decoding.drafting import COUPLINGS, DRAFTERS
+from studio.decoding.filling import INITIALISERS
+from studio.decoding.loop import Speculation, SpeculativeLoop
+from studio.decoding.neighbours import NEIGHBOURS, Neighbours
+from studio.decoding.sampling import Sampling
+from studio.decoding.schedules import RAMPS
+from studio.decoding.stage import Stage
+from studio.decoding.windows import AutoWindow, FixedWindow
+
+MAX_WINDOW = 1024
+
+
+class Speculative(DecodingStrategy):
+    """Draws tokens from an ordered run, several a pass.
+
+    Args:
+        acceptance: "seed", plain decoding's tokens for that seed; "exact", another draw from the
+            same distribution; "grouped", "relaxed" or "annealed", from a similar one.
+        drafter: "jacobi", "coupled", "prior", "model" (needs `draft_run`) or "recycling".
+        window: tokens scored a pass, of which one is no draft; "auto" takes what is fastest here,
+            by measured costs, and switches speculation off where it does not pay. In all modes but
+            "seed" other windows give other samples of the same quality.
+        initialiser: "random", "left", "above" or "prior", for places that Jacobi drafts have not
+            reached yet; "above" is "left" where there is no row above.
+        coupling: "maximal" or "gumbel", of "coupled" drafts.
+        group_size, group_delta, group_distance: G (None for the released code's 7 below and 6
+            above), the most difference of probability and of squared distance in the codebook of
+            "grouped"; without a table of neighbours, or with None, distances do not matter.
+        relax_neighbours, relax_delta: k, and the most mass that moves (up to 1) or lambda (over 1),
+            of "relaxed".
+        anneal_delta, anneal_nu, anneal_mu: of "annealed", see `acceptance.annealed`.
+        temperature, top_k, top_p, min_p, temperature_schedule: as in `Autoregressive`.
+        guidance_scale, guidance_form, guidance_schedule, guidance_power, guidance_interval: see
+            `Guidance`.
+
+    Attributes:
+        neighbours: the codebook's `Neighbours`; saved and loaded with the config.
+        costs: seconds of a pass over n tokens with its drafts, for the window "auto"; measured when
+            None.
+
+    Raises:
+        ValueError: an option out of range.
+    """
+
+    kind = "ordered"
+    neighbours: Neighbours | None = None
+    costs: dict[int, float] | None = None
+
+    @register_to_config
+    def __init__(
+        self,
+        *,
+        acceptance: str = "seed",
+        drafter: str = "jacobi",
+        window: int | str = 16,
+        initialiser: str = "above",
+        coupling: str = "maximal",
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        temperature_schedule: str = "constant",
+        group_size: int | None = None,
+        group_delta: float = 0.15,
+        group_distance: float | None = 0.5,
+        relax_neighbours: int = 1000,
+        relax_delta: float = 0.1,
+        anneal_delta: float = 1.1,
+        anneal_nu: float = 0.7,
+        anneal_mu: float = 0.0,
+        guidance_scale: float = 1.0,
+        guidance_form: str = "uncond",
+        guidance_schedule: str = "constant",
+        guidance_power: float = 1.0,
+        guidance_interval: list[int] | None = None,
+    ):
+        check_name("acceptance", acceptance, ACCEPTANCES)
+        check_name("drafter", drafter, tuple(DRAFTERS))
+        check_name("initialiser", initialiser, tuple(INITIALISERS))
+        check_name("coupling", coupling, COUPLINGS)
+        if window != "auto":
+            check_number("window", window, 1, MAX_WINDOW, whole=True)
+        check_sampling(temperature, top_k, top_p, min_p)
+        check_name("temperature_schedule", temperature_schedule, RAMPS)
+        if group_size is not None:
+            check_number("group_size", group_size, 0, whole=True)
+        check_number("group_delta", group_delta, 0)
+        if group_distance is not None:
+            check_number("group_distance", group_distance, 0)
+        check_number("relax_neighbours", relax_neighbours, 0, whole=True)
+        for name, value in (
+            ("relax_delta", relax_delta),
+            ("anneal_delta", anneal_delta),
+            ("anneal_nu", anneal_nu),
+            ("anneal_mu", anneal_mu),
+            ("guidance_scale", guidance_scale),
+        ):
+            check_number(name, value, 0)
+        _ = self.guidance  # checks the other options of guidance
+
+    def max_steps(self, num_tokens: int) -> int:
+        return num_tokens
+
+    def with_options(self, **overrides) -> "Speculative":
+        made = super().with_options(**overrides)
+        made.neighbours, made.costs = self.neighbours, self.costs
+        return made
+
+    def save_pretrained(self, folder, **kwargs) -> None:
+        """Also writes the table of neighbours, where there is one."""
+        super().save_pretrained(folder, **kwargs)
+        if self.neighbours is not None:
+            self.neighbours.save(folder)
+
+    @classmethod
+    def from_pretrained(cls, folder, *, subfolder: str | None = None) -> "Speculative":
+        """Also reads the table of neighbours, where there is one."""
+        made = super().from_pretrained(folder, subfolder=subfolder)
+        place = Path(folder, subfolder or "")
+        if (place / NEIGHBOURS).is_file():
+            made.neighbours = Neighbours.load(place)
+        return made
+
+    @torch.no_grad()
+    def stream(
+        self, run, layout, generators, *, given=None, keep=None, num_tokens=None, draft_run=None
+    ) -> Iterator[Speculation]:
+        """As the base says; a step is a token that every row has.
+
+        Args:
+            given, keep: kept tokens are never drawn; leading ones are fed in the first pass.
+            num_tokens: stop after so many; all when None.
+            draft_run: a fresh run of the draft model, for the drafter "model", on the same
+                condition.
+        """
+        check_batch(run, layout, generators)
+        batch, total = len(generators), layout.num_tokens
+        count = check_count(num_tokens, total)
+        keys = noise.sample_keys(generators)
+        tokens, keep = check_given(given, keep, batch, total, layout, run.device)
+        yield from self.states(run, layout, keys, tokens, keep, count, draft_run)
+
+    def states(
+        self, run, layout, keys, tokens, keep, count: int, draft_run=None
+    ) -> Iterator[Speculation]:
+        """`stream` after its checks.
+
+        Args:
+            keys: one a sample.
+            tokens, keep: int64 and bool (B, N), see `base.check_given`.
+            count: tokens to make.
+        """
+        window = self._make_window(run, draft_run, len(keys))
+        faithful = self.config.acceptance == "seed"
+        rule = None if faithful else self._make_rule(run.device)
+        stage = Stage(
+            run,
+            layout,
+            Sampling.from_config(self.config),
+            keys,
+            tokens,
+            keep,
+            count=count,
+            slots=window.largest,
+            faithful=faithful,
+        )
+        drafter = DRAFTERS[self.config.drafter](stage, self.config, draft_run)
+        return SpeculativeLoop(stage, drafter, window, rule).states()
+
+    def _make_rule(self, device) -> Rule:
+        table = None if self.neighbours is None else self.neighbours.to(device)
+        return RULES[self.config.acceptance](self.config, table)
+
+    def _make_window(self, run, draft_run, batch: int) -> FixedWindow:
+        """The window's policy. Where a result depends on the window, a row's must not depend on
+        the batch: then costs are those of a single row."""
+        if self.config.window != "auto":
+            return FixedWindow(self.config.window)
+        faithful = self.config.acceptance == "seed"
+        costs = self.costs
+        if costs is None:
+            size = batch if faithful else 1
+            costs = self._measured(run, size)
+            if draft_run is not None:
+                each = self._measured(draft_run, size)[1]
+                costs = {n: seconds + (n - 1) * each for n, seconds in costs.items()}
+        return AutoWindow(costs, batch, pooled=faithful)
+
+    def _measured(self, run, batch: int) -> dict[int, float]:
+        model = getattr(run, "model", None)
+        if model is None:
+            raise ValueError("window 'auto' needs the strategy's `costs` for such a run")
+        return model_costs(model, batch_size=batch, guidance=self.guidance)

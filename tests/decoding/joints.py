@@ -1,0 +1,77 @@
+"""A toy whose whole joint distribution is known: V = 4, T = 5, random conditional tables."""
+
+import torch
+
+V, T = 4, 5
+
+
+def conditionals(seed=0, sharpness=1.0):
+    """Logits of every token by the whole prefix: T tables, (V^t, V)."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(V**t, V, generator=generator) * sharpness for t in range(T)]
+
+
+def joint(tables):
+    """The exact probability of every sequence, float64 (V^T,), first token slowest."""
+    mass = torch.ones(1, dtype=torch.float64)
+    for table in tables:
+        mass = (mass[:, None] * table.double().softmax(-1)).flatten()
+    return mass
+
+
+class JointRun:
+    """An ordered run over the tables, thousands of rows at a time."""
+
+    def __init__(self, tables, rows):
+        self.tables, self.batch_size, self.num_tokens = tables, rows, len(tables)
+        self.device, self.passes = torch.device("cpu"), 0
+        self.held = torch.zeros(rows, len(tables), dtype=torch.int64)
+        self.lengths = torch.zeros(rows, dtype=torch.int64)
+        self.fed = []
+
+    def extend(self, tokens):
+        first, count = not self.passes, tokens.shape[1]
+        assert int(self.lengths.max()) + count <= self.num_tokens
+        self.passes += 1
+        self.fed.append(count)
+        steps = torch.arange(count)
+        self.held.scatter_(1, self.lengths[:, None] + steps, tokens)
+        asked = self.lengths[:, None] + torch.arange(count + first) + (not first)  # (B, n)
+        self.lengths = self.lengths + count
+        prefix = torch.zeros(self.batch_size, self.num_tokens + 1, dtype=torch.int64)
+        for t in range(self.num_tokens):
+            prefix[:, t + 1] = prefix[:, t] * V + self.held[:, t]
+        logits = torch.zeros(*asked.shape, V)
+        for t, table in enumerate(self.tables):
+            row, column = (asked == t).nonzero(as_tuple=True)
+            logits[row, column] = table[prefix[row, t]]
+        return logits
+
+    def rewind(self, lengths):
+        assert bool((lengths <= self.lengths).all()) and int(lengths.min()) >= 0
+        self.lengths = lengths.clone()
+
+    def prior_logits(self, starts, count):
+        """One fixed table a position, whatever the prefix."""
+        at = (torch.tensor(starts)[:, None] + torch.arange(count)).clamp(max=self.num_tokens - 1)
+        return torch.stack([t.mean(0) for t in self.tables])[at]  # (B, m, V)
+
+
+def outcomes(tokens):
+    """How often each of the V^T sequences came, float64."""
+    index = torch.zeros(len(tokens), dtype=torch.int64)
+    for column in tokens.unbind(1):
+        index = index * V + column
+    return torch.bincount(index, minlength=V**T).double()
+
+
+def chi_square(counts, mass):
+    """The p-value of counts under probabilities, cells expected less than 5 times pooled."""
+    expected = mass * counts.sum()
+    small = expected < 5
+    counts = torch.cat((counts[~small], counts[small].sum(0, keepdim=True)))
+    expected = torch.cat((expected[~small], expected[small].sum(0, keepdim=True)))
+    kept = expected > 0
+    statistic = ((counts - expected)[kept] ** 2 / expected[kept]).sum()
+    freedom = torch.tensor((int(kept.sum()) - 1) / 2.0, dtype=torch.float64)
+    return float(torch.special.gammaincc(freedom, statistic / 2))
