@@ -146,6 +146,7 @@ class JacobiDrafter(Drafter):
         return pick(probs, self.stage.uniforms(seen.positions, noise.DRAFT))
 
     def learn(self, tokens, accepted, widths):
+        assert tokens is not None  # `look` always gives some
         self._tokens, self._first = tokens, self.stage.emitted.copy()
         self._known = widths
 

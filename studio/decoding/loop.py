@@ -113,8 +113,10 @@ class SpeculativeLoop:
     def _verify(self, seen: Seen) -> tuple[torch.Tensor, torch.Tensor]:
         """How many drafts of every row stand, and the token after them, int64 (B,) both."""
         if self.rule is None:
-            accepted = leading_matches(seen.choices[:, :-1], seen.draft_tokens, seen.limits)
-            return accepted, seen.choices.gather(1, accepted.unsqueeze(1)).squeeze(1)
+            choices = seen.choices  # (B, n)
+            assert choices is not None  # `_see` made them
+            accepted = leading_matches(choices[:, :-1], seen.draft_tokens, seen.limits)
+            return accepted, choices.gather(1, accepted.unsqueeze(1)).squeeze(1)
         u = self.stage.uniforms(seen.positions[:, :-1], noise.ACCEPT)
         v = self.stage.uniforms(seen.positions, noise.REPLACE)
         return verify_chain(
