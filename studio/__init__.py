@@ -11,7 +11,8 @@ _BASES = {
     "DiffusionPipeline": "diffusers",
     "DecodingStrategy": "studio.decoding.base",
 }
-__all__ = [*CLASSES, *_FUNCTIONS]
+# The registry holds the names, so that no list of them can fall behind.
+__all__ = [*CLASSES, *_FUNCTIONS]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str):

@@ -147,32 +147,32 @@ def _contenders(settings: Settings, grid: tuple[int, ...]) -> Iterator[Contender
         yield Contender(None, name, None if note else step(attention, backend=name), note)
     for kernel in settings.kernels:
         try:
-            window = Neighborhood(grid, kernel if len(kernel) > 1 else kernel[0], settings.stride)
+            sizes = kernel * len(grid) if len(kernel) == 1 else kernel
+            window = Neighborhood(grid, sizes, settings.stride)
         except ValueError as error:
             yield Contender(kernel, "-", None, str(error))
             continue
         for name in filter(settings.wants, NEIGHBORHOOD_BACKENDS):
             note = large if name == "dense" else refusal(name, q, k, v)
             run = None if note else step(neighborhood_attention, window, backend=name)
-            yield Contender(window.kernel, name, run, note)
+            yield Contender(sizes, name, run, note)
 
 
 def _race(settings: Settings, grid: tuple[int, ...], field: list[Contender]) -> list[dict]:
     """Rows of one grid."""
     notes = {one: one.note for one in field}
+    runs = {one: one.run for one in field if one.run is not None}
     peaks: dict[Contender, float | None] = {}
     with torch.set_grad_enabled(settings.backward):
-        for one in field:
-            if one.run is None:
-                continue
+        for one, run in runs.items():
             try:
-                one.run()  # compiles, fills caches
-                peaks[one] = peak_bytes(one.run, settings.device) / 2**20
+                run()  # compiles, fills caches
+                peaks[one] = peak_bytes(run, settings.device) / 2**20
             except (RuntimeError, NotImplementedError) as error:
                 notes[one] = (str(error).strip().splitlines() or ["failed"])[0][:200]
         times: dict[Contender, list[float]] = {one: [] for one in peaks}
         for _, one in itertools.product(range(settings.rounds), peaks):
-            times[one].append(_seconds(one.run, settings.device))
+            times[one].append(_seconds(runs[one], settings.device))
     whole = next((times[o] for o in times if o.kernel is None and o.backend == "sdpa"), None)
     rows = []
     for one in field:

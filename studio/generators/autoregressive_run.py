@@ -4,6 +4,8 @@ Classifier-Free Diffusion Guidance, 2022, 2207.12598, as token models use it: bo
 pass. Left out on purpose: any choice of a token, which is decoding's.
 """
 
+from collections.abc import Callable
+
 import torch
 
 from studio.generators.base import Generator
@@ -71,7 +73,7 @@ class AutoregressiveRun:
                 f"{tokens.shape[1]} tokens after {max(held)} exceed the {self.num_tokens} there are"
             )
         if not first and self._compiled is not None and self._compiled.takes(tokens.shape[1]):
-            return self._extend_compiled(tokens, held)
+            return self._extend_compiled(self._compiled, tokens, held)
         x = self.model.embeddings(tokens, self._places(held, tokens.shape[1]))  # (B, n, D)
         if self.guidance:
             x = torch.cat((x, x))  # (2B, n, D)
@@ -89,7 +91,9 @@ class AutoregressiveRun:
         logits = self.model.token_head(self.features, scored, prior)  # (2B, n, V)
         return self._guided(logits, [n + (not first) for n in held])
 
-    def _extend_compiled(self, tokens: torch.Tensor, held: list[int]) -> torch.Tensor:
+    def _extend_compiled(
+        self, step: Callable, tokens: torch.Tensor, held: list[int]
+    ) -> torch.Tensor:
         """`extend` past the first time, by the compiled step."""
         cache, n = self._cache, tokens.shape[1]
         cache.reserve(n)
@@ -98,7 +102,7 @@ class AutoregressiveRun:
             starts = torch.full((len(cache.lengths),), starts, device=self.device)
         if self.guidance:
             tokens = tokens.repeat(2, 1)  # (2B, n)
-        self.features, logits = self._compiled(
+        self.features, logits = step(
             tokens, starts, self._rows, cache, self._rope, self._columns, self._prior
         )
         self.passes += 1
@@ -122,11 +126,13 @@ class AutoregressiveRun:
         if self.model.prior is None:
             raise ValueError("prior_dim 0: this generator has no prior that could draft")
         self._embed()
+        prior = self._prior
+        assert prior is not None  # the network has one
         steps = torch.arange(count, device=self.device)
-        rows = torch.arange(len(self._prior), device=self.device).unsqueeze(1)  # (2B, 1)
+        rows = torch.arange(len(prior), device=self.device).unsqueeze(1)  # (2B, 1)
         first = torch.tensor(starts, device=self.device).repeat(len(rows) // len(starts))
         places = (first.unsqueeze(1) + steps).clamp(max=self.num_tokens - 1)  # (2B, count)
-        logits = self.model.token_head.expand(self._prior[rows, places])  # (2B, count, V)
+        logits = self.model.token_head.expand(prior[rows, places])  # (2B, count, V)
         return self._guided(logits, [min(n, self.num_tokens - 1) for n in starts])
 
     def _embed(self) -> tuple[torch.Tensor, torch.Tensor | None]:

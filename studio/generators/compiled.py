@@ -67,9 +67,10 @@ class CompiledStep:
             shape = (sizes["batch_size"], sizes["num_heads"])
             shape += (sizes["max_length"] + self.sizes[-1] - 1, sizes["head_dim"])
             place = {"dtype": sizes["dtype"], "device": sizes["device"]}
-            slabs = tuple(
+            keys, values = (
                 [torch.zeros(shape, **place) for _ in range(sizes["num_layers"])] for _ in range(2)
             )
+            slabs = keys, values
             for slab in (*slabs[0], *slabs[1]):
                 torch._dynamo.mark_static_address(slab, guard=False)
         self._slabs[key] = weakref.ref(run), slabs

@@ -104,12 +104,17 @@ def _flex(q, k, v, mask, causal, scale, dropout):
     add = None
     if mask is not None:
         bias = mask_bias(mask, q.dtype) if mask.dtype == torch.bool else mask.to(q.dtype)
-        bias = bias.expand(*q.shape[:2], *size)  # (B, H, N, S)
-
-        def add(score, batch, head, query, key):
-            return score + bias[batch, head, query, key]
-
+        add = _adding(bias.expand(*q.shape[:2], *size))  # (B, H, N, S)
     return flex_kernel(q.device)(q, k, v, score_mod=add, block_mask=visible, scale=scale)
+
+
+def _adding(bias: torch.Tensor) -> Callable:
+    """FlexAttention's form of adding (B, H, N, S) to the scores."""
+
+    def add(score, batch, head, query, key):
+        return score + bias[batch, head, query, key]
+
+    return add
 
 
 def _xformers(q, k, v, mask, causal, scale, dropout):

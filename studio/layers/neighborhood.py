@@ -127,12 +127,13 @@ def prefixed_neighborhood_attention(
     rows = q.shape[2] - window.num_tokens
     if rows < 0:
         raise ValueError(f"{q.shape[2]} rows are fewer than the {window.num_tokens} of the grid")
-    grid = [t[:, :, rows:] for t in (q, k, v)]
     if not rows:
-        return neighborhood_attention(*grid, window, dropout=dropout, backend=backend)
+        return neighborhood_attention(q, k, v, window, dropout=dropout, backend=backend)
     front = attention(q[:, :, :rows], k, v, mask=mask, dropout=dropout)
     back = neighborhood_attention(
-        *grid,
+        q[:, :, rows:],
+        k[:, :, rows:],
+        v[:, :, rows:],
         window,
         extra_k=k[:, :, :rows],
         extra_v=v[:, :, :rows],

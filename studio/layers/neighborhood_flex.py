@@ -73,14 +73,18 @@ def permutation(window: Neighborhood, device: torch.device) -> Permutation:
         last = torch.stack([high[c] for (_, high), c in zip(edges, cells, strict=True)])
         step = torch.tensor(window.dilation).view(-1, 1, 1)
         near, inside = _blocks(place, first, last, step, real)
-        marks = [torch.where(real, t, -1).flatten(1).int() for t in (place, first, last)]  # (A, P)
+        place, first, last = (
+            torch.where(real, t, -1).flatten(1).int().to(device) for t in (place, first, last)
+        )  # (A, P)
         return Permutation(
-            queries.flatten().to(device),
-            standing(queries, real, window.num_tokens).to(device),
-            *(mark.to(device) for mark in marks),
-            window.dilation,  # type: ignore[arg-type]
-            near.to(device),
-            inside.to(device),
+            queries=queries.flatten().to(device),
+            order=standing(queries, real, window.num_tokens).to(device),
+            places=place,
+            first=first,
+            last=last,
+            steps=tuple(dilation for _, _, _, dilation, _ in window.axes),
+            near=near.to(device),
+            inside=inside.to(device),
         )
 
 
@@ -129,6 +133,15 @@ def _rule(tiles: Permutation, num_extra: int) -> Callable:
     )
 
 
+def _adding(bias: torch.Tensor) -> Callable:
+    """FlexAttention's form of adding (B, P + M) to every query's scores."""
+
+    def add(score, batch, head, query, key):
+        return score + bias[batch, key]
+
+    return add
+
+
 def _listed(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """How many blocks of keys each block of queries needs (1, 1, T), and which come first in a row
     of all (1, 1, T, T + E)."""
@@ -150,11 +163,7 @@ def flex_attention(q, k, v, window, scale, extra, dropout, return_lse):
         num_extra = k2.shape[2]
         k, v = torch.cat((k, k2), dim=2), torch.cat((v, v2), dim=2)  # (B, H, P + M, D)
         if bias is not None:
-            whole = F.pad(bias, (q.shape[2], 0))  # (B, P + M)
-
-            def add(score, batch, head, query, key):
-                return score + whole[batch, key]
-
+            add = _adding(F.pad(bias, (q.shape[2], 0)))  # (B, P + M)
     asked = {"return_aux": AuxRequest(lse=True)} if return_lse else {}
     out = flex_kernel(q.device, dynamic=False)(
         q,

@@ -121,6 +121,7 @@ class RollingCache:
         full, so that tokens fed together may each need sinks turned for themselves.
         """
         at, table = self._at, self._rope
+        assert table is not None  # it is why keys are turned here
         steps = torch.arange(count, device=at.device)
         base = first.clamp(max=self.sink + self.ring - count)  # (R, 1)
         slot = at.clamp(max=self.sink + self.window - 1)  # (R, n), positions as a token counts them
