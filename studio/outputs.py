@@ -22,9 +22,10 @@ class TokenSegment:
     Args:
         name: what the segment is called ("image", "coarse", ...).
         shape: its grid: `(32,)` for 1D tokens, `(16, 16)` for a grid, `(4, 8, 8)` for video.
-        vocab_size: V, the number of codes; ids run from 0 to V - 1.
+        vocab_size: V, the number of codes; ids run from 0 to V - 1. 0 with `dim`.
         codebooks: K tokens at every cell (residual audio); 1 elsewhere.
         prefix: True when any first k tokens of the segment can be decoded.
+        dim: D, numbers in a continuous token; 0 where tokens are codes.
     """
 
     name: str
@@ -32,17 +33,23 @@ class TokenSegment:
     vocab_size: int
     codebooks: int = 1
     prefix: bool = False
+    dim: int = 0
 
     def __post_init__(self):
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
         if not self.shape or min(self.shape) < 1:
             raise ValueError(f"shape {self.shape} of segment {self.name!r} must hold sizes >= 1")
-        if self.vocab_size < 2:
+        if self.vocab_size < 2 and not (self.dim and self.vocab_size == 0):
             raise ValueError(f"vocab_size {self.vocab_size} of segment {self.name!r} must be >= 2")
 
     @property
     def num_tokens(self) -> int:
         return math.prod(self.shape) * self.codebooks
+
+    @property
+    def bits_per_token(self) -> float:
+        """What one token carries; NaN for a continuous one."""
+        return math.log2(self.vocab_size) if self.vocab_size else math.nan
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,7 @@ class TokenLayout:
         total = 0.0
         for segment in self.segments:
             n = min(left, segment.num_tokens)
-            total += n * math.log2(segment.vocab_size)
+            total += n * segment.bits_per_token
             left -= n
         return total
 
@@ -110,6 +117,7 @@ class TokenLayout:
                     "vocab_size": s.vocab_size,
                     "codebooks": s.codebooks,
                     "prefix": s.prefix,
+                    **({"dim": s.dim} if s.dim else {}),
                 }
                 for s in self.segments
             ]

@@ -21,6 +21,8 @@ CLASSES: dict[str, str] = {
     "PrefixTokenizer": "studio.tokenizers.prefix",
     "TiTokTokenizer": "studio.tokenizers.titok",
     "MaskGITTokenizer": "studio.tokenizers.maskgit",
+    "WavTokenizer": "studio.tokenizers.wavtokenizer",
+    "CosmosTokenizer": "studio.tokenizers.cosmos",
     # generators
     "AutoregressiveTransformer": "studio.generators.autoregressive",
     "MaskedTransformer": "studio.generators.masked",

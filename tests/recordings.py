@@ -16,5 +16,8 @@ FAMILIES = [
     "llamagen_c2i",
     "llamagen_t2i",
     "maskgit_vit",
+    "cosmos_dv8x16x16",
+    "cosmos_dv4x8x8",
+    "cosmos_cv4x8x8",
 ]
 needs_fixtures = pytest.mark.skipif(not PARITY.is_dir(), reason="../shared/parity is not there")

@@ -86,6 +86,10 @@ class Fixture(Protocol):
 
     def __contains__(self, name: str) -> bool: ...
 
+    def names(self) -> list[str]:
+        """The names of all recorded tensors."""
+        ...
+
     def input(self, name: str) -> torch.Tensor:
         """A recorded tensor, to be used as an input."""
         ...
@@ -162,6 +166,11 @@ class Family:
 
     def ignores(self, key: str) -> bool:
         return any(_compile(pattern).fullmatch(key) for pattern in self.ignored)
+
+
+def cases(fixture: Fixture, name: str = "input") -> list[str]:
+    """The cases of a fixture that records `name.CASE` for each."""
+    return [key.removeprefix(name + ".") for key in fixture.names() if key.startswith(name + ".")]
 
 
 def register(*families: Family) -> None:

@@ -95,6 +95,10 @@ class RecordedFixture:
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
 
+    def names(self) -> list[str]:
+        """The names of all recorded tensors."""
+        return list(self._tensors)
+
     def input(self, name: str) -> torch.Tensor:
         """A recorded tensor, to be used as an input. Raises ValueError when there is none."""
         if name not in self._tensors:

@@ -137,14 +137,14 @@ def circles(found: list[Arrow]) -> list[str]:
 
 
 def family_members(root: Path) -> dict[str, str]:
-    """Module -> package, for each file that holds a tokenizer or a generator (base.py aside)."""
+    """Module -> package, for each file that holds a tokenizer or a generator (base*.py aside)."""
     members = {}
     for module, path in modules(root).items():
         base = FAMILIES.get(part_of(module))
-        if base is None or path.name in ("base.py", "__init__.py"):
+        if base is None or path.name.startswith(("base", "__init__")):
             continue
         classes = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ClassDef)]
-        if any(ast.unparse(b).split(".")[-1] == base for c in classes for b in c.bases):
+        if any(ast.unparse(b).endswith(base) for c in classes for b in c.bases):
             members[module] = part_of(module)
     return members
 
