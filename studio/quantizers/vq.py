@@ -77,6 +77,11 @@ class VectorQuantizer(nn.Module):
         kmeans_iterations: Lloyd's iterations.
         revive_after: a code unused for this many training batches becomes a random vector of the
             batch; None = never.
+        encodec_averages: repeat two slips of EnCodec's code, for training that follows WavTokenizer
+            to the bit: the k-means start keeps sums that are not multiplied by their counts, so
+            that the next step shrinks the codes, and a dead code that is replaced is overwritten by
+            its old average in the same step, so that replacing does nothing and is left out
+            (`revive_after` must be None).
         seed: of the draws made by k-means and revival, together with the number of batches seen.
     """
 
@@ -100,9 +105,13 @@ class VectorQuantizer(nn.Module):
         kmeans_batches: int = 1,
         kmeans_iterations: int = 10,
         revive_after: int | None = None,
+        encodec_averages: bool = False,
         seed: int = 0,
     ):
         super().__init__()
+        if encodec_averages and (ema_decay is None or revive_after is not None):
+            raise ValueError("encodec_averages needs ema_decay, and revive_after to be None")
+        self.encodec_averages = encodec_averages
         self.codebook_size, self.dim = codebook_size, dim
         self.l2_norm, self.ema_decay, self.revive_after = l2_norm, ema_decay, revive_after
         self.commitment, self.codebook_weight = commitment, codebook_weight
@@ -169,6 +178,9 @@ class VectorQuantizer(nn.Module):
             options = {"iterations": self.kmeans_iterations, "generator": generator}
             centres = k_means(pool, self.embedding.float(), **options)
             self._replace(torch.arange(self.codebook_size, device=flat.device), centres)
+            if self.encodec_averages:
+                counts, _ = _count_and_sum(pool, nearest_code(pool, centres), centres)
+                self.ema_count.copy_(counts)
             if seen + 1 == self.kmeans_batches:
                 self._seen = []
             return 0

@@ -145,3 +145,20 @@ def test_stats_count_the_codes():
     quantizer.embedding.data = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
     stats = quantizer(torch.tensor([[0.1], [0.9]])).stats
     assert stats["usage"] == 0.5 and abs(stats["perplexity"] - 2) < 1e-5
+
+
+def test_the_averages_of_encodec_shrink_after_k_means_and_keep_their_counts():
+    options = {"l2_norm": False, "ema_decay": 0.99, "kmeans_start": True}
+    quantizer = VectorQuantizer(1, 3, encodec_averages=True, **options)
+    z = vectors(10, 3)
+    centre = z.mean(0)
+    assert torch.allclose(quantizer(z).quantized[0], centre, atol=1e-6)
+    assert torch.allclose(quantizer.ema_count, torch.tensor([10.0]))
+    assert torch.allclose(quantizer.embedding[0], centre * (0.99 + 0.01 * 10) / 10, atol=1e-5)
+    sound = VectorQuantizer(1, 3, **options)
+    sound(z)
+    assert torch.allclose(sound.embedding[0], centre, atol=1e-5)
+    with pytest.raises(ValueError, match="encodec_averages needs ema_decay"):
+        VectorQuantizer(4, 3, encodec_averages=True)
+    with pytest.raises(ValueError, match="revive_after to be None"):
+        VectorQuantizer(4, 3, encodec_averages=True, ema_decay=0.9, revive_after=3)
