@@ -22,7 +22,11 @@ CLASSES: dict[str, str] = {
     "TiTokTokenizer": "studio.tokenizers.titok",
     "MaskGITTokenizer": "studio.tokenizers.maskgit",
     "WavTokenizer": "studio.tokenizers.wavtokenizer",
+    "LanguageCodec": "studio.tokenizers.languagecodec",
+    "Vocos": "studio.tokenizers.vocos",
     "CosmosTokenizer": "studio.tokenizers.cosmos",
+    "OmniTokenizer": "studio.tokenizers.omnitokenizer",
+    "LARPTokenizer": "studio.tokenizers.larp",
     # generators
     "AutoregressiveTransformer": "studio.generators.autoregressive",
     "MaskedTransformer": "studio.generators.masked",

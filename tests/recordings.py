@@ -19,5 +19,12 @@ FAMILIES = [
     "cosmos_dv8x16x16",
     "cosmos_dv4x8x8",
     "cosmos_cv4x8x8",
+    "omnitokenizer_vq",
+    "omnitokenizer_vae",
+    "larp_tokenizer",
+    "wavtokenizer",
+    "languagecodec",
+    "vocos_mel",
+    "vocos_encodec",
 ]
 needs_fixtures = pytest.mark.skipif(not PARITY.is_dir(), reason="../shared/parity is not there")

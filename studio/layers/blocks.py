@@ -36,6 +36,7 @@ class SelfAttention(nn.Module):
         num_heads: query heads.
         num_kv_heads: key and value heads; as many as query heads when None.
         bias: on both projections.
+        out_bias: on the second one, where it differs.
         dropout: of attention weights.
     """
 
@@ -46,6 +47,7 @@ class SelfAttention(nn.Module):
         *,
         num_kv_heads: int | None = None,
         bias: bool = False,
+        out_bias: bool | None = None,
         dropout: float = 0.0,
     ):
         super().__init__()
@@ -59,7 +61,7 @@ class SelfAttention(nn.Module):
         self.head_dim = dim // num_heads
         self.dropout = dropout
         self.qkv = nn.Linear(dim, sum(self.heads) * self.head_dim, bias=bias)
-        self.out = nn.Linear(dim, dim, bias=bias)
+        self.out = nn.Linear(dim, dim, bias=bias if out_bias is None else out_bias)
 
     def forward(
         self,

@@ -16,15 +16,24 @@ from studio.layers.blocks import GELUFeedForward, SelfAttention
 class TransformerBlock(nn.Module):
     """Pre-norm self-attention and a perceptron with the exact GELU, (B, S, W) to the same."""
 
-    def __init__(self, width: int, heads: int, *, mlp_ratio: int = 4):
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        mlp_ratio: int = 4,
+        qkv_bias: bool = True,
+        eps: float = 1e-5,
+    ):
         super().__init__()
-        self.norm1 = nn.LayerNorm(width)
-        self.attention = SelfAttention(width, heads, bias=True)
-        self.norm2 = nn.LayerNorm(width)
+        self.norm1 = nn.LayerNorm(width, eps)
+        self.attention = SelfAttention(width, heads, bias=qkv_bias, out_bias=True)
+        self.norm2 = nn.LayerNorm(width, eps)
         self.feed_forward = GELUFeedForward(width, mlp_ratio * width)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x + self.attention(self.norm1(x))
+    def forward(self, x: torch.Tensor, **options) -> torch.Tensor:
+        """(B, S, W) to the same; options as for `SelfAttention`."""
+        x = x + self.attention(self.norm1(x), **options)
         return x + self.feed_forward(self.norm2(x))
 
 

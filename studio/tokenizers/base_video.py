@@ -17,13 +17,15 @@ class VideoTokenizer(Tokenizer):
     """Base of video tokenizers: clips (B, 3, T, H, W), where one image is a clip of one frame.
 
     A subclass sets `time_factor` and `space_factor` (a clip of 1 + k * time_factor frames becomes 1
-    + k cells) and gives `layout_of`, `encode` and `decode`, both with a `carry`. Discrete ones give
-    `latents` (B, D, t, h, w). Continuous ones have no tokens: their `latents` are (B, N, D), and
-    `decode` takes those. `causal` ones encode a clip in chunks to the very same tokens; the others
-    cut a long one into windows of `num_frames` frames that know nothing of each other.
+    + k cells; without `lone_first`, k * time_factor frames become k cells), and gives `layout_of`,
+    `encode` and `decode`. Discrete ones give `latents` (B, D, t, h, w) or (B, N, D). Continuous
+    ones have no tokens: their `latents` are (B, N, D), and `decode` takes those. `causal` ones take
+    a `carry` and encode a clip in chunks to the very same tokens; the others cut a long one into
+    windows of `num_frames` frames that know nothing of each other.
     """
 
     causal = False
+    lone_first = True  # the first frame is a cell of its own
     time_factor = 1
     space_factor = 1
 
@@ -58,18 +60,36 @@ class VideoTokenizer(Tokenizer):
         if video.ndim != 5 or video.shape[1] != 3:
             raise ValueError(f"video of shape {tuple(video.shape)} must be (B, 3, T, H, W)")
         frames, height, width = video.shape[-3:]
-        if not frames or (frames - int(first)) % self.time_factor:
-            form = "1 + a multiple" if first else "a multiple"
+        lone = int(first and self.lone_first)
+        if not frames or (frames - lone) % self.time_factor:
+            form = "1 + a multiple" if lone else "a multiple"
             raise ValueError(f"video of {frames} frames must have {form} of {self.time_factor}")
         if not height or not width or height % self.space_factor or width % self.space_factor:
             factor = self.space_factor
             raise ValueError(f"video size {height}x{width} must be a multiple of {factor}")
 
+    def check_tokens(
+        self, tokens: torch.Tensor, num_tokens: int | None, layout: TokenLayout | None
+    ) -> TokenLayout:
+        """The layout of all `tokens`. Raises ValueError where their number is another."""
+        layout = layout or self.layout
+        self.check_num_tokens(num_tokens, layout)
+        if tokens.shape[1] != layout.num_tokens:
+            raise ValueError(f"{tokens.shape[1]} tokens given; the layout has {layout.num_tokens}")
+        return layout
+
+    def grid_of(self, encoded: TokenizerOutput) -> torch.Tensor:
+        """What the decoder sees of an encoding, as a grid (B, D, t, h, w)."""
+        quantized = encoded.latents if encoded.quantized is None else encoded.quantized
+        if encoded.tokens is not None:
+            return quantized
+        return quantized.transpose(1, 2).unflatten(2, encoded.layout.segments[0].shape)
+
     def fitted(self, video: torch.Tensor) -> torch.Tensor:
         """A clip of any size, enlarged at its end, bottom and right by its edge until it fits."""
         frames, height, width = video.shape[-3:]
         pads = (-width % self.space_factor, -height % self.space_factor)
-        pads = (*pads, (1 - frames) % self.time_factor)
+        pads = (*pads, (int(self.lone_first) - frames) % self.time_factor)
         return F.pad(video, (0, pads[0], 0, pads[1], 0, pads[2]), mode="replicate")
 
     def reconstruct(self, media: torch.Tensor, *, num_tokens: int | None = None) -> torch.Tensor:

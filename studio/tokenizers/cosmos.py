@@ -265,11 +265,7 @@ class CosmosTokenizer(VideoTokenizer):
         self, tokens, *, num_tokens=None, layout=None, generators=None, carry=None
     ) -> torch.Tensor:
         """Tokens (B, t*h*w), or continuous latents (B, t*h*w, D), to a clip (B, 3, T, H, W)."""
-        layout = layout or self.layout
-        self.check_num_tokens(num_tokens, layout)
-        shape = layout.segments[0].shape
-        if tokens.shape[1] != layout.num_tokens:
-            raise ValueError(f"{tokens.shape[1]} tokens given; the layout has {layout.num_tokens}")
+        shape = self.check_tokens(tokens, num_tokens, layout).segments[0].shape
         if self.quantize is not None:
             tokens = self.quantize.lookup(tokens)  # (B, N, D)
         grid = tokens.to(self.dtype).unflatten(1, shape).movedim(-1, 1)  # (B, D, t, h, w)
@@ -280,8 +276,4 @@ class CosmosTokenizer(VideoTokenizer):
         the encoding.
         """
         encoded = self.encode(video)
-        quantized = encoded.quantized
-        assert quantized is not None  # encode keeps it
-        if self.quantize is None:
-            quantized = quantized.transpose(1, 2).unflatten(2, encoded.layout.segments[0].shape)
-        return self.pixels(quantized), encoded
+        return self.pixels(self.grid_of(encoded)), encoded

@@ -16,6 +16,12 @@ INPUTS = dict.fromkeys(FAMILIES[:7], "images") | {
     "llamagen_t2i": "caption_embs",
     "maskgit_vit": "labels",
     "cosmos_cv4x8x8": "input.main",
+    "omnitokenizer_vq": "input.video",
+    "larp_tokenizer": "input.main",
+    "wavtokenizer": "input.short",
+    "languagecodec": "input.plus7",
+    "vocos_mel": "input.audio",
+    "vocos_encodec": "input.codes",
 }
 LOOSER = {"llamagen_c2i", "llamagen_t2i", "maskgit_vit"}  # 2e-4 instead of 1e-4
 WEIGHTS = {
@@ -30,6 +36,12 @@ WEIGHTS = {
     "llamagen_t2i": "cls_embedding.uncond_embedding",
     "maskgit_vit": "model.embeddings.token_type_embeddings.weight",
     "cosmos_cv4x8x8": "decoder.up.1.upsample.conv2.conv3d.bias",
+    "omnitokenizer_vq": "decoder.dec_temporal_transformer.layers.1.1.norm.beta",
+    "larp_tokenizer": "decoder.blocks.1.attn.qkv.weight",
+    "wavtokenizer": "feature_extractor.encodec.encoder.model.4.shortcut.conv.conv.weight_g",
+    "languagecodec": "feature_extractor.encodec.quantizer.vq.layers.7._codebook.embed",
+    "vocos_mel": "backbone.convnext.2.gamma",
+    "vocos_encodec": "feature_extractor.codebook_weights",
 }
 
 
