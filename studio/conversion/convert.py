@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from studio.conversion import tensors_only
 from studio.conversion.family import Family, Source, State, find_family
 from studio.hub import read_json
 from studio.media.files import atomic_folder
@@ -43,8 +45,8 @@ def convert(
         file: `.safetensors`, `.pt`, `.pth`, `.ckpt` or `.bin`.
         family: a name from `studio.conversion.family.families`.
         out: the folder to make; it must not exist, or be empty.
-        config: the official config as JSON; when None a `config.json` beside the file, or else
-            sizes are read from the shapes where the family can.
+        config: the official config as JSON or YAML; when None a `config.json` beside the file, or
+            else sizes are read from the shapes where the family can.
 
     Returns:
         The folder. It is written under another name and renamed when it is whole.
@@ -59,7 +61,8 @@ def convert(
     if not found.model:
         raise ValueError(f"family {family!r} has no weights to convert")
     _check_out(out)
-    source = Source(_read_config(file, config), read_checkpoint(file), file.name)
+    state = read_checkpoint(file, trainer_objects=found.trainer_objects)
+    source = Source(_read_config(file, config), state, file.name)
     model = build(found, source)
     with atomic_folder(out) as folder:
         model.save_pretrained(folder)
@@ -67,8 +70,13 @@ def convert(
     return out
 
 
-def read_checkpoint(file: Path) -> State:
+def read_checkpoint(file: Path, *, trainer_objects: bool = False) -> State:
     """The tensors of a checkpoint under their official names, free of wrappers.
+
+    Args:
+        file: see `convert`.
+        trainer_objects: pass over objects in a pickle that are neither tensors nor plain values,
+            instead of refusing the file. They are not made, and no code of theirs is run.
 
     Raises:
         ValueError: the file is absent, cut short, of another kind, or holds more than tensors.
@@ -79,7 +87,7 @@ def read_checkpoint(file: Path) -> State:
     if file.suffix == ".safetensors":
         loaded: Any = read_tensors(file)
     elif file.suffix in PICKLES:
-        loaded = _read_pickle(file)
+        loaded = _read_pickle(file, trainer_objects)
     else:
         allowed = ", ".join((".safetensors", *PICKLES))
         raise ValueError(f"file {file} has the suffix {file.suffix!r}; allowed: {allowed}")
@@ -97,8 +105,12 @@ def read_tensors(file: Path) -> State:
         raise ValueError(f"file {file} is cut short or is not safetensors: {reason}") from None
 
 
-def _read_pickle(file: Path) -> Any:
+def _read_pickle(file: Path, trainer_objects: bool) -> Any:
     try:
+        if trainer_objects:
+            return torch.load(
+                file, map_location="cpu", weights_only=False, pickle_module=tensors_only
+            )
         # Training scripts keep their plain arguments beside the weights; a Namespace runs nothing.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(file, map_location="cpu", weights_only=True)
@@ -138,7 +150,19 @@ def _unwrap(loaded: Any, file: Path) -> State:
 
 def _read_config(file: Path, config: str | Path | None) -> dict[str, Any] | None:
     path = Path(config) if config is not None else file.parent / "config.json"
+    if path.suffix in (".yaml", ".yml"):
+        return _read_yaml(path)
     return read_json(path) if config is not None or path.is_file() else None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"config {path} can't be read: {_first_line(error)}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"config {path} must be a mapping of names to values")
+    return found
 
 
 def build(family: Family, source: Source) -> torch.nn.Module:

@@ -18,7 +18,7 @@ import torch
 
 State = dict[str, torch.Tensor]
 
-_NO_FAMILIES = ("family", "convert")  # files of this folder that hold the machinery
+_NO_FAMILIES = ("family", "convert", "tensors_only")  # files of this folder that hold the machinery
 
 
 _families: dict[str, "Family"] = {}
@@ -131,6 +131,8 @@ class Family:
         ignored: official keys that play no part, with `{i}` and `{name}` as in rules.
         prepare: changes the official state before renaming, for what one tensor of ours makes of
             several.
+        trainer_objects: pickles of this family carry objects of their trainer beside the weights;
+            they are passed over, never made.
         about: one line for listings.
     """
 
@@ -142,6 +144,7 @@ class Family:
     checks: Callable[[Any, Fixture], None]
     ignored: Sequence[str] = ()
     prepare: Callable[[State], State] | None = None
+    trainer_objects: bool = False
     about: str = ""
 
     def rename(self, key: str) -> tuple[str, Rule] | None:

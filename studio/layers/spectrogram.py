@@ -5,6 +5,7 @@ scale, no norm). Leaves out on purpose: the Slaney scale, and the inverse (see `
 """
 
 import functools
+import math
 
 import torch
 from torch import nn
@@ -24,9 +25,10 @@ def mel_filterbank(
             when None.
     """
     f_max = sample_rate / 2 if f_max is None else f_max
-    bins = torch.linspace(0, sample_rate // 2, n_fft // 2 + 1)  # (F,)
-    ends = 2595 * torch.log10(1 + torch.tensor([f_min, f_max], dtype=torch.float64) / 700)
-    mels = torch.linspace(float(ends[0]), float(ends[1]), n_mels + 2)
+    # on the CPU also where shapes alone are wanted (the meta device): the result is kept for others
+    bins = torch.linspace(0, sample_rate // 2, n_fft // 2 + 1, device="cpu")  # (F,)
+    ends = [2595 * math.log10(1 + f / 700) for f in (f_min, f_max)]
+    mels = torch.linspace(*ends, n_mels + 2, device="cpu")
     corners = 700 * (10 ** (mels / 2595) - 1)  # (n_mels + 2,)
     widths = corners.diff()
     slopes = corners[None] - bins[:, None]  # (F, n_mels + 2)

@@ -138,6 +138,7 @@ class AudioTokenizer(Tokenizer):
         layout: TokenLayout | None = None,
         generators: list[torch.Generator] | None = None,
         length: int | None = None,
+        condition: int | None = None,
     ) -> torch.Tensor:
         """Tokens to audio (B, C, L).
 
@@ -147,6 +148,7 @@ class AudioTokenizer(Tokenizer):
             layout: what they mean; read from their shape when None.
             generators: not used: no noise is drawn.
             length: samples to crop to.
+            condition: of decoders with adaptive norms, the id to use.
 
         Raises:
             ValueError: a shape that does not fit, or codes outside the codebook.
@@ -154,23 +156,26 @@ class AudioTokenizer(Tokenizer):
         codes = self._codes(tokens, layout)  # (B, C, K, T)
         self.check_num_tokens(num_tokens, layout or self.layout_of(codes.shape[-1]))
         batch = codes.shape[0]
-        waves = self.waves(codes.flatten(0, 1))[..., :length]  # (B * C, L)
+        options = {} if condition is None else {"condition": condition}
+        waves = self.waves(codes.flatten(0, 1), **options)[..., :length]  # (B * C, L)
         return waves.unflatten(0, (batch, -1))  # (B, C, L)
 
-    def waves(self, codes: torch.Tensor) -> torch.Tensor:
-        """Codes (B, K, T) of single channels to waves (B, L), in windows where they are long."""
+    def waves(self, codes: torch.Tensor, **options) -> torch.Tensor:
+        """Codes (B, K, T) of single channels to waves (B, L), in windows where they are long;
+        options as for `synthesize`.
+        """
         frames = codes.shape[-1]
         if frames <= self.window_frames:
-            return self.synthesize(self.lookup(codes))
+            return self.synthesize(self.lookup(codes), **options)
         fade = max(1, round(FADE_SECONDS * self.frame_rate))
         overlap = self._overlap(fade)
         size = max(self.window_frames, 2 * overlap)
-        options = {"size": size, "overlap": overlap, "fade": fade, "hop": self.hop}
+        join = {"size": size, "overlap": overlap, "fade": fade, "hop": self.hop}
 
         def piece(start: int, stop: int) -> torch.Tensor:
-            return self.synthesize(self.lookup(codes[..., start:stop]))
+            return self.synthesize(self.lookup(codes[..., start:stop]), **options)
 
-        return crossfaded(piece, frames, **options)
+        return crossfaded(piece, frames, **join)
 
     def reconstruct(
         self,
@@ -274,6 +279,41 @@ class AudioTokenizer(Tokenizer):
             raise ValueError(f"token {wrong} must lie between 0 and {self.codebook_size - 1}")
         channels = max(1, tokens.shape[1] // books)
         return tokens.unflatten(1, (channels, -1))  # (B, C, K, T)
+
+
+class WaveTokenizer(AudioTokenizer):
+    """A sound tokenizer made of the parts `encoder` (SEANet), `project_in` and `project_out`
+    (around the codes), `backbone` (Vocos) and `head` (inverse STFT).
+    """
+
+    _no_split_modules = ["ConvNeXtBlock"]
+    _encoder_modules = ("encoder", "project_in")
+
+    @property
+    def reach(self) -> int | None:
+        """Frames on each side of a sample that the decoder looks at; None with attention."""
+        inner = self.backbone.reach
+        return None if inner is None else inner + self.head.reach
+
+    def features(self, waves: torch.Tensor) -> torch.Tensor:
+        """Waves (B, 1, L) to features (B, D, T), D the width of the codes."""
+        return self.project_in(self.encoder(waves))
+
+    def feature_pieces(self, waves: torch.Tensor, frames: int) -> Iterator[torch.Tensor]:
+        """The features of a long clip in pieces (B, D, t); joined they are those of the whole."""
+        for piece in self.encoder.stream(waves, frames=frames):
+            yield self.project_in(piece)
+
+    def synthesize(
+        self, vectors: torch.Tensor, *, condition: int | torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Vectors (B, D, T) to waves (B, T * hop) ("center": (T - 1) * hop).
+
+        Args:
+            vectors: quantized features.
+            condition: ids of the adaptive norms, one or (B,); 0 when None.
+        """
+        return self.head(self.backbone(self.project_out(vectors), condition))
 
 
 def check_audio(audio: torch.Tensor) -> None:

@@ -9,7 +9,7 @@ files carry and never run; discriminators and losses, which belong to training.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -21,7 +21,7 @@ from studio.layers.vocos import VocosBackbone
 from studio.outputs import QuantizerOutput
 from studio.quantizers.fsq import FiniteScalarQuantizer
 from studio.quantizers.vq import VectorQuantizer
-from studio.tokenizers.base_audio import AudioTokenizer
+from studio.tokenizers.base_audio import WaveTokenizer
 
 QUANTIZERS = ("ema", "fsq")
 DEAD_CODES = ("revive", "encodec", "keep")
@@ -33,7 +33,7 @@ OFFICIAL_SIZES = {
 }
 
 
-class WavTokenizer(AudioTokenizer):
+class WavTokenizer(WaveTokenizer):
     """Sound to one row of tokens, and back.
 
     Args:
@@ -63,9 +63,6 @@ class WavTokenizer(AudioTokenizer):
         clip_seconds: the clip that `layout` is about.
         window_seconds: longer clips are decoded in windows of so many seconds.
     """
-
-    _no_split_modules = ["ConvNeXtBlock"]
-    _encoder_modules = ("encoder", "project_in")
 
     @register_to_config
     def __init__(
@@ -137,38 +134,12 @@ class WavTokenizer(AudioTokenizer):
             backbone_dim, n_fft=n_fft or 4 * self.hop, hop=self.hop, padding=padding
         )
 
-    @property
-    def reach(self) -> int | None:
-        """Frames on each side of a sample that the decoder looks at; None with attention."""
-        inner = self.backbone.reach
-        return None if inner is None else inner + self.head.reach
-
-    def features(self, waves: torch.Tensor) -> torch.Tensor:
-        """Waves (B, 1, L) to features (B, D', T), D' the width of the codes."""
-        return self.project_in(self.encoder(waves))
-
-    def feature_pieces(self, waves: torch.Tensor, frames: int) -> Iterator[torch.Tensor]:
-        """The features of a long clip in pieces (B, D', t); joined they are those of the whole."""
-        for piece in self.encoder.stream(waves, frames=frames):
-            yield self.project_in(piece)
-
     def quantize(self, features: torch.Tensor) -> QuantizerOutput:
-        """Features (B, D', T) to `quantized` (B, D', T) and `indices` (B, 1, T)."""
+        """Features (B, D, T) to `quantized` (B, D, T) and `indices` (B, 1, T)."""
         out = self.codebook(features.transpose(1, 2))
-        quantized = out.quantized.transpose(1, 2)  # (B, D', T)
+        quantized = out.quantized.transpose(1, 2)  # (B, D, T)
         return QuantizerOutput(quantized, out.indices[:, None], out.loss, out.stats)
 
     def lookup(self, codes: torch.Tensor) -> torch.Tensor:
-        """Codes (B, 1, T) to vectors (B, D', T)."""
-        return self.codebook.lookup(codes[:, 0]).transpose(1, 2).to(self.dtype)  # (B, D', T)
-
-    def synthesize(
-        self, vectors: torch.Tensor, *, condition: int | torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Vectors (B, D', T) to waves (B, T * hop) ("center": (T - 1) * hop).
-
-        Args:
-            vectors: quantized features.
-            condition: ids of the adaptive norms, one or (B,); 0 when None.
-        """
-        return self.head(self.backbone(self.project_out(vectors), condition))
+        """Codes (B, 1, T) to vectors (B, D, T)."""
+        return self.codebook.lookup(codes[:, 0]).transpose(1, 2).to(self.dtype)  # (B, D, T)

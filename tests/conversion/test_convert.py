@@ -222,3 +222,40 @@ def test_a_checkpoint_of_the_first_stage(tmp_path):
     recorded = load_file(fixture / "io.safetensors")
     logits = tokenizer.decode_logits(recorded["indices"].squeeze(1))
     assert (logits - recorded["decoder_logits"]).abs().max() < 1e-4
+
+
+class Trainer:
+    """An object that a trainer leaves in a checkpoint; `made` says whether one was ever loaded."""
+
+    made = False
+
+    def __setstate__(self, state):
+        type(self).made = True
+
+
+def test_objects_of_a_trainer_are_passed_over_where_the_family_says_so(tmp_path):
+    tensors = {"a": torch.randn(2, 3), "b": torch.nn.Parameter(torch.ones(2).half())}
+    trainer = Trainer()
+    trainer.epoch = 3
+    file = tmp_path / "last.ckpt"
+    torch.save({"state_dict": tensors, "callbacks": {"x": trainer, "p": tmp_path}}, file)
+    with pytest.raises(ValueError, match="code in a file is never run"):
+        read_checkpoint(file)
+    loaded = read_checkpoint(file, trainer_objects=True)
+    assert list(loaded) == ["a", "b"] and not Trainer.made
+    assert torch.equal(loaded["a"], tensors["a"]) and loaded["b"].dtype == torch.float16
+    torch.save({"state_dict": {"a": trainer}}, file)
+    with pytest.raises(ValueError, match="entries that are no tensors: a"):
+        read_checkpoint(file, trainer_objects=True)
+    marker = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(marker),)
+
+    torch.save({"state_dict": tensors, "hyper_parameters": Evil()}, file)
+    assert list(read_checkpoint(file, trainer_objects=True)) == ["a", "b"]
+    assert not marker.exists()
+    torch.save({"state_dict": tensors}, file, _use_new_zipfile_serialization=False)
+    with pytest.raises(ValueError, match="torch's old format"):
+        read_checkpoint(file, trainer_objects=True)

@@ -6,6 +6,7 @@ import torch
 from studio.conversion.family import Rule, Source, families, find_family, setting
 from studio.registry import find_class
 from studio.tokenizers.titok import OFFICIAL_SIZES
+from studio.tokenizers.vocos import OFFICIAL_SIZES as VOCOS_SIZES
 from tests.recordings import FAMILIES
 
 
@@ -15,8 +16,8 @@ def official_state(family, model):
     for name, tensor in model.state_dict().items():
         names = family.origins(name)
         for place in names:
-            rows = tensor.shape[0] // len(names)
-            state[names[place]] = tensor.new_empty(rows, *tensor.shape[1:])
+            shape = tensor.shape and (tensor.shape[0] // len(names), *tensor.shape[1:])
+            state[names[place]] = tensor.new_empty(shape)
     return state
 
 
@@ -108,3 +109,44 @@ def test_other_variants_are_refused():
     config = {"model": {"generator": {"model_type": "UViT"}}}
     with pytest.raises(ValueError, match="model_type 'UViT'"):
         find_family("maskgit_vit").config(Source(config, {}, "x"))
+
+
+@pytest.mark.parametrize(
+    ("family", "arguments"),
+    [
+        ("wavtokenizer", {}),
+        ("wavtokenizer", {"strides": [4, 5, 5, 6], "n_fft": 2400}),
+        ("languagecodec", {}),
+        ("vocos_mel", {}),
+        ("vocos_encodec", VOCOS_SIZES["vocos-encodec-24khz"]),
+    ],
+)
+def test_sound_tokenizers_of_the_releases_need_no_config(family, arguments):
+    exact = {"wavtokenizer": {"dead_codes": "encodec"}, "languagecodec": {"encodec_averages": True}}
+    model, source = source_of(family, {**arguments, **exact.get(family, {})})
+    found = find_family(family).config(source)
+    rebuilt, _ = source_of(family, found)
+    shapes = {k: v.shape for k, v in model.state_dict().items()}
+    assert {k: v.shape for k, v in rebuilt.state_dict().items()} == shapes
+    said = {"sample_rate", "padding", "hop", "strides", "kmeans_iterations", "mel_padding"}
+    for name in said & set(found):
+        wanted = model.config[name]
+        assert found[name] == (list(wanted) if isinstance(wanted, tuple) else wanted)
+    for key in ("head.istft.window", "multiresddisc.discriminators.0.x"):
+        assert find_family(family).ignores(key)
+
+
+def test_a_trainers_yaml_is_read_and_must_agree(tmp_path):
+    _, source = source_of("wavtokenizer", {"dead_codes": "encodec"})
+    extractor = {"init_args": {"dowmsamples": [8, 5, 4, 2], "vq_bins": 4096, "vq_kmeans": 150}}
+    head = {"init_args": {"padding": "center"}}
+    arguments = {"sample_rate": 24000, "feature_extractor": extractor, "head": head}
+    config = {"model": {"init_args": arguments}}
+    found = find_family("wavtokenizer").config(Source(config, source.state, "x"))
+    assert found["kmeans_iterations"] == 150 and found["padding"] == "center"
+    extractor["init_args"]["dowmsamples"] = [6, 5, 5, 4]
+    with pytest.raises(ValueError, match=r"strides \[6, 5, 5, 4\] of the config"):
+        find_family("wavtokenizer").config(Source(config, source.state, "x"))
+    _, other = source_of("languagecodec", {"encodec_averages": True})
+    with pytest.raises(ValueError, match="it has 8 codebooks; WavTokenizer has 1"):
+        find_family("wavtokenizer").config(other)

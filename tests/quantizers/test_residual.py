@@ -63,3 +63,24 @@ def test_bad_levels_are_refused():
         ResidualQuantizer([VectorQuantizer(4, 2), VectorQuantizer(4, 2)], scales=[1.0])
     with pytest.raises(ValueError, match="num_levels 5 must lie between 1 and 4"):
         trained()(noise(3, 4), num_levels=5)
+
+
+def test_parallel_levels_see_their_share_of_the_channels():
+    books = [VectorQuantizer(6, 7, l2_norm=False).eval() for _ in range(4)]
+    for number, book in enumerate(books):
+        generator = torch.Generator().manual_seed(number)
+        book.embedding.data = torch.randn(6, 7, generator=generator)
+    z = torch.randn(20, 7, generator=torch.Generator().manual_seed(9))
+    out = ResidualQuantizer(books, parallel=3)(z)
+    total = torch.zeros_like(z)
+    for number, (start, stop) in enumerate([(0, 2), (2, 4), (4, 7)]):
+        share = torch.zeros_like(z)
+        share[:, start:stop] = z[:, start:stop]
+        answer = books[number](share)
+        assert torch.equal(out.indices[:, number], answer.indices)
+        total += answer.quantized
+    last = books[3](z - total)
+    assert torch.equal(out.indices[:, 3], last.indices)
+    assert torch.allclose(out.quantized, total + last.quantized, atol=1e-6)
+    with pytest.raises(ValueError, match="parallel 5 must lie between 0 and 4"):
+        ResidualQuantizer(books, parallel=5)

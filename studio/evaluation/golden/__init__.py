@@ -12,6 +12,7 @@ CHECKS = {
     "spec_sjd": "speculation:check_sjd",
     "spec_lantern": "speculation:check_lantern",
     "neighborhood_attention": "attention:check_neighborhood",
+    "wavtokenizer_training_bits": "sound:check_training",
     "reward_forcing_ema_sink": "caches:check_ema_sink",
 }
 
