@@ -6,8 +6,9 @@ import torch
 
 from studio.data.emoji import EmojiImages
 from studio.data.folder import FolderImages
+from studio.data.motion import MotionClips
 
-KINDS = {"emoji": EmojiImages, "folder": FolderImages}
+KINDS = {"emoji": EmojiImages, "folder": FolderImages, "motion": MotionClips}
 
 
 class CaptionedImages(Protocol):
