@@ -67,7 +67,8 @@ def register_with_diffusers() -> None:
         if name.endswith("Pipeline") and name != "Pipeline":
             setattr(diffusers, name, find_class(name))
     mapping = auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING
-    mapping["studio"] = find_class("TextToImagePipeline")
+    # Its type, which is inferred, allows only the keys that it has.
+    mapping["studio"] = find_class("TextToImagePipeline")  # pyright: ignore[reportArgumentType]
 
 
 def import_diffusers() -> None:

@@ -5,6 +5,7 @@ them is kept. Leaves out on purpose: meaning.
 """
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -83,7 +84,7 @@ def sentence(rng: np.random.Generator, *, heldout: bool = False) -> str:
             return text
 
 
-def _pick(rng: np.random.Generator, words: list[str] | tuple[str, ...]) -> str:
+def _pick(rng: np.random.Generator, words: Sequence[str]) -> str:
     return words[int(rng.integers(len(words)))]
 
 

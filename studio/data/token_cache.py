@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 
 class TokenCache:
@@ -24,7 +23,7 @@ class TokenCache:
         size: how many items are kept; item i stands for all i + k * size.
     """
 
-    def __init__(self, folder: Path, tokenizer: nn.Module, dataset: Any, size: int):
+    def __init__(self, folder: Path, tokenizer: Any, dataset: Any, size: int):
         self.tokenizer, self.dataset, self.size = tokenizer, dataset, size
         self.num_tokens = tokenizer.layout.num_tokens
         folder = folder / _key(tokenizer, dataset)
@@ -53,7 +52,7 @@ def _open(path: Path, shape: tuple[int, ...], dtype) -> np.memmap:
     return np.memmap(path, dtype, "r+", shape=shape)
 
 
-def _key(tokenizer: nn.Module, dataset: Any) -> str:
+def _key(tokenizer: Any, dataset: Any) -> str:
     digest = hashlib.sha256(repr(dataset).encode())
     for name, tensor in sorted(tokenizer.state_dict().items()):
         digest.update(name.encode())

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 from diffusers import ConfigMixin
@@ -83,7 +84,7 @@ class DecodingStrategy(ConfigMixin):
         raise NotImplementedError
 
     @classmethod
-    def from_config(cls, config, **overrides) -> "DecodingStrategy":
+    def from_config(cls, config, **overrides) -> Self:
         """A strategy from the config of this or another class: names that this class lacks are
         dropped, and so are the other class's defaults.
 
@@ -100,13 +101,13 @@ class DecodingStrategy(ConfigMixin):
         values = {k: v for k, v in config.items() if k in names and k not in defaults}
         return cls(**{**values, **overrides})
 
-    def with_options(self, **overrides) -> "DecodingStrategy":
+    def with_options(self, **overrides) -> Self:
         """This strategy with some options changed; options given as None stay as they are."""
         given = {k: v for k, v in overrides.items() if v is not None}
         return type(self).from_config(self.config, **given) if given else self
 
     @classmethod
-    def from_pretrained(cls, folder, *, subfolder: str | None = None) -> "DecodingStrategy":
+    def from_pretrained(cls, folder, *, subfolder: str | None = None) -> Self:
         """Reads `decoding_config.json`. Raises ValueError when it is absent, broken, or another
         class's."""
         path = Path(folder, subfolder or "", cls.config_name)

@@ -119,9 +119,9 @@ class SpeculativeLoop:
             return accepted, choices.gather(1, accepted.unsqueeze(1)).squeeze(1)
         u = self.stage.uniforms(seen.positions[:, :-1], noise.ACCEPT)
         v = self.stage.uniforms(seen.positions, noise.REPLACE)
-        return verify_chain(
-            seen.probs, seen.draft_probs, seen.draft_tokens, u, v, seen.limits, self.rule
-        )
+        p, q = seen.probs, seen.draft_probs
+        assert p is not None and q is not None  # `_see` made them
+        return verify_chain(p, q, seen.draft_tokens, u, v, seen.limits, self.rule)
 
     def _counts(self, positions, widths, accepted) -> tuple[np.ndarray, np.ndarray]:
         """Drafts in the windows and those that stand, kept tokens not counted, int64 (B,)."""

@@ -15,6 +15,7 @@ Left out on purpose: trees of drafts, whose pure functions are in `trees.py`.
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -134,7 +135,7 @@ class Speculative(DecodingStrategy):
     def max_steps(self, num_tokens: int) -> int:
         return num_tokens
 
-    def with_options(self, **overrides) -> "Speculative":
+    def with_options(self, **overrides) -> Self:
         made = super().with_options(**overrides)
         made.neighbours, made.costs = self.neighbours, self.costs
         return made
@@ -146,7 +147,7 @@ class Speculative(DecodingStrategy):
             self.neighbours.save(folder)
 
     @classmethod
-    def from_pretrained(cls, folder, *, subfolder: str | None = None) -> "Speculative":
+    def from_pretrained(cls, folder, *, subfolder: str | None = None) -> Self:
         """Also reads the table of neighbours, where there is one."""
         made = super().from_pretrained(folder, subfolder=subfolder)
         place = Path(folder, subfolder or "")

@@ -234,7 +234,9 @@ def peak_bytes(run: Callable[[], Any], device: str) -> int:
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True, acc_events=True) as log:
         run()
-    events = [e for e in log.profiler.kineto_results.events() if e.name() == "[memory]"]
+    profiler = log.profiler
+    assert profiler is not None and profiler.kineto_results is not None  # it has run
+    events = [e for e in profiler.kineto_results.events() if e.name() == "[memory]"]
     held = itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()))
     return max(held, default=0)
 

@@ -41,6 +41,9 @@ class Int8Linear(nn.Module):
         linear: what it stands for; its weights are rounded to the nearest step.
     """
 
+    weight: torch.Tensor
+    scale: torch.Tensor
+
     def __init__(self, linear: nn.Linear):
         super().__init__()
         weight = linear.weight.detach().float()  # (out, in)

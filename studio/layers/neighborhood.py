@@ -89,7 +89,7 @@ def neighborhood_attention(
         raise ValueError("extra_k and extra_v come together, and extra_mask only with them")
     if k.shape[1] != q.shape[1]:
         k, v = shared_heads(q, k, v)
-        if extra_k is not None:
+        if extra_k is not None and extra_v is not None:
             extra_k, extra_v = shared_heads(q, extra_k, extra_v)
     extra = None
     if extra_k is not None and extra_k.shape[2]:
@@ -280,7 +280,6 @@ def _trouble(
     window = Neighborhood((5, 6), kernel=3)
     q, k = tiny_problem((30, 30), head_dims[0], device, dtype)
     (v,) = tiny_problem((30,), head_dims[1], device, dtype)
-    options = (window, 1 / math.sqrt(head_dims[0]), None, 0.0, False)
-    return outcome(
-        lambda: NEIGHBORHOOD_BACKENDS[name](q, k, v, *options), _dense(q, k, v, *options)
-    )
+    options = (q, k, v, window, 1 / math.sqrt(head_dims[0]), None, 0.0, False)
+    run, reference = NEIGHBORHOOD_BACKENDS[name], NEIGHBORHOOD_BACKENDS["dense"]
+    return outcome(lambda: run(*options), reference(*options))

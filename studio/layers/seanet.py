@@ -10,6 +10,7 @@ which they replace by an inverse STFT.
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
 from torch import nn
@@ -129,8 +130,8 @@ class SEANetEncoder(nn.Module):
         """Samples beside a frame on which the layers before the LSTM depend, in whole hops."""
         total, rate = 0, 1
         for layer in self.layers[: self.num_front]:
-            total += getattr(layer, "reach", 0) * rate
-            rate *= getattr(layer, "stride", 1)
+            total += cast(int, getattr(layer, "reach", 0)) * rate
+            rate *= cast(int, getattr(layer, "stride", 1))
         return -(-total // self.hop) * self.hop
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -143,7 +144,7 @@ class SEANetEncoder(nn.Module):
         other; only one piece is held in memory at a time.
         """
         total = -(-x.shape[-1] // self.hop)
-        reach, state, held = self.layers[-1].reach, None, None
+        reach, state, held = cast(SEANetConv, self.layers[-1]).reach, None, None
         frames = max(frames, 2 * reach + 1)
         for start in range(0, total, frames):
             stop = min(start + frames, total)

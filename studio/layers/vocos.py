@@ -155,7 +155,8 @@ class VocosBackbone(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear) or type(module) is nn.Conv1d:
                 nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     @property
     def reach(self) -> int | None:

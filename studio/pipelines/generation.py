@@ -207,6 +207,7 @@ class GenerationPipeline(StudioPipeline):
     def finish(self, job: Job, return_dict: bool) -> ImageOutput | tuple:
         """Does a job without previews."""
         (output,) = self.run(job)
+        assert isinstance(output, ImageOutput)  # a job without previews gives nothing else
         return output if return_dict else output.to_tuple()
 
     def _call_back(self, job: Job, state: DecodeState) -> None:

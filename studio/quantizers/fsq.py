@@ -21,6 +21,9 @@ class FiniteScalarQuantizer(nn.Module):
         margin: by how much the bound exceeds the outermost level, so that rounding can reach it.
     """
 
+    _levels: torch.Tensor
+    _basis: torch.Tensor
+
     def __init__(self, levels: list[int] | tuple[int, ...], *, margin: float = 1e-3):
         super().__init__()
         if not levels or min(levels) < 2:

@@ -61,6 +61,7 @@ class Tokenizer(ModelMixin, ConfigMixin):
     def reconstruct(self, media: torch.Tensor, *, num_tokens: int | None = None) -> torch.Tensor:
         """Media through tokens and back: what `studio reconstruct` shows."""
         encoded = self.encode(media)
+        assert encoded.tokens is not None  # continuous tokenizers have a way of their own
         return self.decode(encoded.tokens, num_tokens=num_tokens, layout=encoded.layout)
 
     def rate(

@@ -246,7 +246,8 @@ class GridTokenizer(Tokenizer):
         latents = self.latents(media)
         out = self.quantize(latents.movedim(1, -1))
         quantized = out.quantized.movedim(-1, 1)  # (B, D, h, w)
-        layout = self._layout(latents.shape[-2:])
+        height, width = latents.shape[-2:]
+        layout = self._layout((height, width))
         return TokenizerOutput(out.indices.flatten(1), latents, layout, quantized, out.loss)
 
     def decode(self, tokens, *, num_tokens=None, layout=None, generators=None) -> torch.Tensor:
@@ -264,6 +265,7 @@ class GridTokenizer(Tokenizer):
         encoding.
         """
         encoded = self.encode(images)
+        assert encoded.quantized is not None  # encode keeps it
         return self.pixels(encoded.quantized), encoded
 
 

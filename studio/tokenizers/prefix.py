@@ -89,8 +89,8 @@ class Refiner(nn.Module):
             for _ in range(blocks)
         )
         self.conv_out = nn.Conv2d(channels, 48, 3, padding=1)
-        nn.init.zeros_(self.conv_out.weight)
-        nn.init.zeros_(self.conv_out.bias)
+        for parameter in self.conv_out.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, base: torch.Tensor, share: float, hints: list[torch.Tensor]) -> torch.Tensor:
         """Corrects `base` (B, 3, H, W), made from `share` of all tokens on a logarithmic scale from
@@ -99,7 +99,8 @@ class Refiner(nn.Module):
         folded = F.pixel_unshuffle(base, 4)  # (B, 48, H/4, W/4)
         known = torch.full_like(folded[:, :1], share)
         x = self.conv_in(torch.cat([folded, known, *hints], dim=1))  # (B, C, H/4, W/4)
-        for norm, first, second in self.blocks:
+        for block in self.blocks:
+            norm, first, second = cast(nn.ModuleList, block)
             x = x + second(F.silu(first(F.silu(norm(x)))))
         return base + F.pixel_shuffle(self.conv_out(F.silu(x)), 4)  # (B, 3, H, W)
 

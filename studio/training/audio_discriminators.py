@@ -180,13 +180,12 @@ class AudioDiscriminators(nn.Module):
         conditions: int = 0,
     ):
         super().__init__()
-        options = {"conditions": conditions}
         self.periods = nn.ModuleList(
-            PeriodDiscriminator(p, tuple(period_widths), **options)
+            PeriodDiscriminator(p, tuple(period_widths), conditions=conditions)
             for p in (periods if period_widths else ())
         )
         self.resolutions = nn.ModuleList(
-            ResolutionDiscriminator(n, hop, resolution_width, **options)
+            ResolutionDiscriminator(n, hop, resolution_width, conditions=conditions)
             for n, hop in (resolutions if resolution_width else ())
         )
         own = [

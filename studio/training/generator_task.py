@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from studio.data.datasets import make_dataset
 from studio.data.token_cache import TokenCache
+from studio.generators.base import Generator
 from studio.generators.captions import CaptionTokenizer
 from studio.generators.conditioning import TextCondition
 from studio.layers.token_embedding import digit_basis
 from studio.registry import find_class
+from studio.tokenizers.base import Tokenizer
 from studio.training.recipe import Recipe
 from studio.training.tasks import export_model, step_generator, tile
 
@@ -78,7 +79,7 @@ class GeneratorTask:
         made.save_pretrained(own)
         return made
 
-    def build(self) -> nn.Module:
+    def build(self) -> Generator:
         config = dict(self.recipe.model.get("config", {}))
         config |= {
             "layout": self.tokenizer.layout.to_dict(),
@@ -116,14 +117,14 @@ class GeneratorTask:
     def prepare(self, model, average, step: int) -> None:
         """Nothing changes in the course of training."""
 
-    def loss(self, model: nn.Module, batch: dict[str, Any], step: int) -> tuple[torch.Tensor, dict]:
+    def loss(self, model: Generator, batch: dict[str, Any], step: int) -> tuple[torch.Tensor, dict]:
         losses = self._losses(model, batch)
         return losses, {"nats_per_token": losses.item()}
 
     def _on_prior(self, step: int) -> bool:
         return min(step, self.recipe.steps - 1) < self.options["prior_share"] * self.recipe.steps
 
-    def _prior_loss(self, model: nn.Module, tokens: torch.Tensor, condition) -> torch.Tensor:
+    def _prior_loss(self, model: Generator, tokens: torch.Tensor, condition) -> torch.Tensor:
         """In parts of captions that are about equally long, so that little padding is encoded."""
         total = tokens.new_zeros((), dtype=torch.float32)
         for rows in condition.mask.sum(1).argsort(stable=True).chunk(PARTS):
@@ -137,7 +138,7 @@ class GeneratorTask:
             total = total + losses.mean() * len(rows) / len(tokens)
         return total
 
-    def _losses(self, model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
+    def _losses(self, model: Generator, batch: dict[str, Any]) -> torch.Tensor:
         network, tokens = getattr(model, "module", model), batch["tokens"]
         if batch["prior"]:
             return self._prior_loss(model, tokens, batch["condition"])
@@ -149,17 +150,22 @@ class GeneratorTask:
         losses = model(seen, batch["condition"], output="losses", targets=tokens)  # (B, N)
         return (losses * hidden).sum() / hidden.sum()
 
-    def evaluate(self, model: nn.Module) -> tuple[dict[str, float], torch.Tensor]:
+    def evaluate(self, model: Generator) -> tuple[dict[str, float], torch.Tensor]:
         device = next(model.parameters()).device
         images, captions = self.validation.batch(0, VALIDATION)
-        tokens = torch.cat([self.tokenizer.encode(part).tokens for part in images.split(16)])
+        tokens = torch.cat([self._tokens(part) for part in images.split(16)])
         batch = self._batch(tokens, captions, device, step=self.recipe.steps)
         batch["count"] = tokens.shape[1]
         metrics = {"nats_per_token": self._losses(model, batch).item()}
         made = self._sample(model, captions[:SHEET], device)
         return metrics, tile(torch.cat([images[:SHEET], made]), 16)
 
-    def _sample(self, model: nn.Module, captions: list[str], device) -> torch.Tensor:
+    def _tokens(self, images: torch.Tensor) -> torch.Tensor:
+        tokens = self.tokenizer.encode(images).tokens
+        assert tokens is not None  # generators of tokens have discrete tokenizers
+        return tokens
+
+    def _sample(self, model: Generator, captions: list[str], device) -> torch.Tensor:
         if self._on_prior(self.recipe.steps):
             return self._best_of_prior(model, captions, device)
         name = {"ordered": "Autoregressive", "unordered": "Masked"}[model.kind]
@@ -179,15 +185,15 @@ class GeneratorTask:
         logits = model(tokens, condition, output="prior").cpu()  # (B, N, E)
         levels = model.config.token_levels
         best = [part.argmax(-1) for part in logits.split(levels, -1)]
-        codes = sum(d * n for d, n in zip(best, digit_basis(levels), strict=True))
+        codes = (torch.stack(best, -1) * torch.tensor(digit_basis(levels))).sum(-1)  # (B, N)
         return self.tokenizer.decode(codes).clamp(-1, 1)
 
-    def export(self, model: nn.Module, folder: Path) -> None:
+    def export(self, model: Generator, folder: Path) -> None:
         export_model(model, folder)
         self.captions.save_pretrained(folder.parent / "text_tokenizer")
 
 
-def _take_over(model: nn.Module, folder: Path) -> None:
+def _take_over(model: Generator, folder: Path) -> None:
     """Copies the caption encoder and the prior of another generator, to be kept as they are: small
     batches of the whole network would soon undo what large ones of the prior alone have learned.
     """
@@ -199,7 +205,7 @@ def _take_over(model: nn.Module, folder: Path) -> None:
         part.requires_grad_(False)
 
 
-def _load_tokenizer(folder: str) -> nn.Module:
+def _load_tokenizer(folder: str) -> Tokenizer:
     path = Path(folder) / "config.json"
     if not path.exists():
         raise FileNotFoundError(f"requires.tokenizer {folder!r} holds no config.json")

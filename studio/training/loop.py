@@ -88,6 +88,7 @@ class Run:
             loss, metrics = self.task.loss(self.wrapped, batch, self.step)
         self.accelerator.backward(loss)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), recipe.clip)
+        assert norm is not None  # it is only where XLA clips elsewhere
         if not torch.isfinite(norm):
             raise RuntimeError(
                 f"gradient norm is {norm.item()} at step {self.step}: lower learning_rate"

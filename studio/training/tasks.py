@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from diffusers import ModelMixin
 from torch import nn
 
 from studio.media.files import atomic_folder
@@ -67,7 +68,7 @@ def tile(images: torch.Tensor, columns: int) -> torch.Tensor:
     return rows.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)  # (3, n * H, columns * W)
 
 
-def export_model(model: nn.Module, folder: Path) -> None:
+def export_model(model: ModelMixin, folder: Path) -> None:
     """`save_pretrained` in half precision, whole or not at all."""
     state = {k: v.detach().clone() for k, v in model.state_dict().items()}
     try:

@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from studio.data.datasets import make_dataset
 from studio.media.quality import psnr, ssim
 from studio.registry import find_class
+from studio.tokenizers.base import Tokenizer
 from studio.training.ema import WeightAverage
 from studio.training.recipe import Recipe
 from studio.training.tasks import export_model, step_generator, tile
@@ -38,7 +38,7 @@ class TokenizerTask:
         self.data = make_dataset(recipe.data, split="train", seed=recipe.seed)
         self.heldout = make_dataset(recipe.data, split="heldout", seed=recipe.seed)
 
-    def build(self) -> nn.Module:
+    def build(self) -> Tokenizer:
         model = find_class(self.recipe.model["class"])(**self.recipe.model.get("config", {}))
         if hasattr(model, "fit"):
             count = min(self.options["fit"], len(self.data))
@@ -53,7 +53,7 @@ class TokenizerTask:
             images = _random_crops(images, crop, step_generator(self.recipe.seed, step))
         return {"images": images.to(device)}
 
-    def prepare(self, model: nn.Module, average: WeightAverage, step: int) -> None:
+    def prepare(self, model: Tokenizer, average: WeightAverage, step: int) -> None:
         last = round(self.options["encoder_share"] * self.recipe.steps)
         if step < last:
             return
@@ -67,7 +67,7 @@ class TokenizerTask:
         for _, parameter in encoder:
             parameter.requires_grad_(False)
 
-    def loss(self, model: nn.Module, batch: dict[str, Any], step: int) -> tuple[torch.Tensor, dict]:
+    def loss(self, model: Tokenizer, batch: dict[str, Any], step: int) -> tuple[torch.Tensor, dict]:
         images, keep = batch["images"], self._prefix(model, step)
         decoded, encoded = model(images, keep) if keep else model(images)
         o = self.options
@@ -78,7 +78,7 @@ class TokenizerTask:
             total = total + encoded.loss
         return total, {"psnr": psnr(decoded.detach(), images).mean().item()}
 
-    def _prefix(self, model: nn.Module, step: int) -> int | None:
+    def _prefix(self, model: Tokenizer, step: int) -> int | None:
         layout = getattr(model, "module", model).layout
         if not layout.prefix:
             return None
@@ -87,26 +87,27 @@ class TokenizerTask:
             return layout.num_tokens
         return max(1, round(layout.num_tokens ** draw[1]))
 
-    def evaluate(self, model: nn.Module) -> tuple[dict[str, float], torch.Tensor]:
+    def evaluate(self, model: Tokenizer) -> tuple[dict[str, float], torch.Tensor]:
         device = next(model.parameters()).device
         images = self.heldout.batch(0, HELDOUT)[0].to(device)
-        encoded = model.encode(images)
+        tokens = model.encode(images).tokens
+        assert tokens is not None  # this task trains discrete tokenizers
         total = model.layout.num_tokens
         counts = [total]
         if model.layout.prefix:
             counts = [2**i for i in range(total.bit_length()) if 2**i <= total]
         metrics, rows = {}, [images[:16]]
         for count in counts:
-            decoded = model.decode(encoded.tokens, num_tokens=count).clamp(-1, 1)
+            decoded = model.decode(tokens, num_tokens=count).clamp(-1, 1)
             name = "" if count == total else f"_{count}"
             metrics[f"psnr{name}"] = psnr(decoded, images).mean().item()
             rows.append(decoded[:16])
         metrics["ssim"] = ssim(decoded, images).mean().item()
-        used = encoded.tokens.unique().numel()
+        used = tokens.unique().numel()
         metrics["codes_used"] = used / model.layout.vocab_size
         return metrics, tile(torch.cat(rows).cpu(), 16)
 
-    def export(self, model: nn.Module, folder: Path) -> None:
+    def export(self, model: Tokenizer, folder: Path) -> None:
         export_model(model, folder)
 
 
