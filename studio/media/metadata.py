@@ -87,14 +87,23 @@ def read_request(path: str | Path) -> dict[str, Any]:
         raw = _raw_text(picture)
     if raw is None:
         raise ValueError(f"picture {str(path)!r} holds no studio request")
+    return parse_request(raw, repr(str(path)))
+
+
+def parse_request(raw: str, place: str) -> dict[str, Any]:
+    """A request from the text found in a file; `place` names the file in errors.
+
+    Raises:
+        ValueError: it is too long or not a JSON object.
+    """
     if len(raw) > MAX_BYTES:
-        raise ValueError(f"request in {str(path)!r} is longer than {MAX_BYTES} bytes")
+        raise ValueError(f"request in {place} is longer than {MAX_BYTES} bytes")
     try:
         request = json.loads(raw, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"request in {str(path)!r} is not valid JSON") from error
+        raise ValueError(f"request in {place} is not valid JSON") from error
     if not isinstance(request, dict):
-        raise ValueError(f"request in {str(path)!r} must be a JSON object")
+        raise ValueError(f"request in {place} must be a JSON object")
     return request
 
 
