@@ -5,14 +5,16 @@ pass. Left out on purpose: any choice of a token, which is decoding's.
 """
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 
 from studio.generators.base import Generator
 from studio.generators.conditioning import Condition
 from studio.generators.guidance import Guidance
+from studio.generators.lean_step import LeanStep, fits
 from studio.layers.attention import causal_mask, mask_bias
-from studio.layers.cache import Cache, to_device
+from studio.layers.cache import Cache, StaticCache, to_device
 from studio.layers.caches import CacheOption, find_cache, is_rolling
 from studio.layers.neighborhood import raster_windows
 from studio.layers.rope import rope_table
@@ -42,6 +44,12 @@ class AutoregressiveRun:
         self.features: torch.Tensor | None = None  # (2B, n, D) that the last logits were read from
         self._rows = 0  # S, once the condition was fed; then there is a cache
         self._embedded: tuple[torch.Tensor, torch.Tensor | None] | None = None
+        self._embeddings, self._head = model.embeddings, model.token_head
+        self._placed = bool(model.embeddings.num_positions) or model.prior is not None
+        # One more than there are: the row after the last token scores nothing, and borrows its.
+        self._index = torch.arange(self.num_tokens + 1, device=self.device)
+        self._index[-1] -= 1
+        self._lean: LeanStep | None = None
         self._make_cache = find_cache(cache)
         self._compiled = model.compiled_step if cache == "static" else None
         if model.window is not None and is_rolling(self._make_cache):
@@ -74,22 +82,34 @@ class AutoregressiveRun:
             )
         if not first and self._compiled is not None and self._compiled.takes(tokens.shape[1]):
             return self._extend_compiled(self._compiled, tokens, held)
-        x = self.model.embeddings(tokens, self._places(held, tokens.shape[1]))  # (B, n, D)
+        x = self._embeddings(tokens, self._places(held, tokens.shape[1]))  # (B, n, D)
         if self.guidance:
             x = torch.cat((x, x))  # (2B, n, D)
         if first:
             x = torch.cat((self._open(), x), dim=1)  # (2B, S + n, D)
-        x = self._pass(x)
-        if first:
-            x = x[:, self._rows - 1 :]  # (2B, n + 1, D)
-        scored = self._places([n + (not first) for n in held], x.shape[1], copies=x.shape[0])
-        prior = None
-        if self._prior is not None and scored is not None:
-            rows = torch.arange(x.shape[0], device=self.device).unsqueeze(1)
-            prior = self._prior[:, scored] if scored.ndim == 1 else self._prior[rows, scored]
-        self.features = self.model.last_norm(x)
-        logits = self.model.token_head(self.features, scored, prior)  # (2B, n, V)
-        return self._guided(logits, [n + (not first) for n in held])
+        if not first and self._lean is not None:
+            self._cache.reserve(x.shape[1])
+            self.features = self._lean(x)
+            self.passes += 1
+        else:
+            x = self._pass(x)
+            if first:
+                x = x[:, self._rows - 1 :]  # (2B, n + 1, D)
+            self.features = self.model.last_norm(x)
+        scored = [n + (not first) for n in held]
+        count = x.shape[1]
+        places = self._places(scored, count, copies=x.shape[0])
+        logits = self._head(self.features, places, self._prior_rows(scored, count, places))
+        return self._guided(logits, scored)
+
+    def _prior_rows(self, starts: list[int], count: int, places) -> torch.Tensor | None:
+        """What the prior says of `count` tokens from `starts[b]` on, (2B, count, E); the last
+        token's, past the end."""
+        if self._prior is None or self._ahead is None or places is None:
+            return None
+        if places.ndim == 1:
+            return self._ahead[:, starts[0] : starts[0] + count]
+        return self._prior[torch.arange(len(self._prior), device=self.device)[:, None], places]
 
     def _extend_compiled(
         self, step: Callable, tokens: torch.Tensor, held: list[int]
@@ -140,22 +160,22 @@ class AutoregressiveRun:
         if self._embedded is None:
             prefix, columns = self.model.conditioner(self._condition)
             model = self.model
-            self._prior = (
-                None if model.prior is None else model.prior(prefix, columns)
-            )  # (2B, N, E)
+            self._prior = self._ahead = None
+            if model.prior is not None:
+                self._prior = model.prior(prefix, columns)  # (2B, N, E)
+                self._ahead = torch.cat((self._prior, self._prior[:, -1:]), 1)  # (2B, N + 1, E)
             self._embedded = prefix, columns
         return self._embedded
 
     def _places(self, starts: list[int], count: int, copies: int = 0) -> torch.Tensor | None:
         """Positions from `starts[b]` on, (count,) or (B, count); None where no table needs them."""
-        if not self.model.embeddings.num_positions and self.model.prior is None:
+        if not self._placed:
             return None
-        steps = torch.arange(count, device=self.device)
         if min(starts) == max(starts):
-            places = steps + starts[0]
-        else:
-            repeats = max(1, copies // self.batch_size)
-            places = to_device(starts * repeats, self.device).unsqueeze(1) + steps
+            return self._index[starts[0] : starts[0] + count]
+        repeats = max(1, copies // self.batch_size)
+        first = to_device(starts * repeats, self.device).unsqueeze(1)
+        places = first + torch.arange(count, device=self.device)
         return places.clamp(max=self.num_tokens - 1)
 
     def _open(self) -> torch.Tensor:
@@ -170,6 +190,9 @@ class AutoregressiveRun:
             tail = columns.new_ones(columns.shape[0], self.num_tokens)
             self._columns = torch.cat((columns, tail), dim=1)  # (2B, S + N)
             self._column_bias = mask_bias(self._columns, prefix.dtype)[:, None, None]
+        if self._compiled is None and fits(model, self._cache, self._columns):
+            static = cast(StaticCache, self._cache)
+            self._lean = LeanStep(model, static, self._rope, self._columns)
         return prefix
 
     def _new_cache(self, prefix: torch.Tensor) -> Cache:

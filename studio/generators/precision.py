@@ -19,6 +19,7 @@ PRECISIONS = {
     "bf16": "everything in bfloat16",
 }
 UNSAVED = ("int8", "int8-dynamic")  # their weights are in no form that can be loaded
+PACKED = 16  # with inputs of another width the packed kernel of CPUs breaks the process
 FEW_ROWS = 16  # up to so many rows the packed kernel of CPUs is faster than unpacking the weights
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,8 @@ class Int8Linear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., in) to (..., out), in x's dtype."""
         rows = x.numel() // x.shape[-1]
-        if x.device.type == "cpu" and 0 < rows <= FEW_ROWS:
+        packed = self.in_features % PACKED == 0 and 0 < rows <= FEW_ROWS
+        if x.device.type == "cpu" and packed:
             # Reads a quarter of the bytes; the kernel is only fast for bfloat16 inputs.
             flat = x.reshape(rows, -1).bfloat16()
             y = torch._weight_int8pack_mm(flat, self.weight, self.scale.bfloat16())

@@ -116,8 +116,9 @@ class StaticCache:
         self.lengths = [0] * batch_size
         self.starts: int | torch.Tensor = 0
         self.total = 0
-        self._rows = torch.arange(batch_size, device=device).unsqueeze(1)  # (B, 1)
-        self._slots: slice | torch.Tensor = slice(0, 0)
+        self.rows = torch.arange(batch_size, device=device).unsqueeze(1)  # (B, 1)
+        # Of the new tokens: the same for all rows, or int64 (B, n).
+        self.slots: slice | torch.Tensor = slice(0, 0)
 
     @property
     def nbytes(self) -> int:
@@ -142,11 +143,11 @@ class StaticCache:
         self.total = longest + count
         if first == longest:
             self.starts = first
-            self._slots = slice(first, self.total)
+            self.slots = slice(first, self.total)
         else:
-            starts = to_device(self.lengths, self._rows.device)
+            starts = to_device(self.lengths, self.rows.device)
             self.starts = starts
-            self._slots = starts.unsqueeze(1) + torch.arange(count, device=starts.device)  # (B, n)
+            self.slots = starts.unsqueeze(1) + torch.arange(count, device=starts.device)  # (B, n)
         self.lengths = [length + count for length in self.lengths]
         return self.starts
 
@@ -170,13 +171,13 @@ class StaticCache:
             keys and values of all slots up to the longest row, views (B, H, total, D).
         """
         keys, values = self.keys[layer], self.values[layer]  # (B, H, S, D)
-        slots = self._slots
+        slots = self.slots
         if isinstance(slots, slice):
             keys[:, :, slots] = k
             values[:, :, slots] = v
         else:
-            keys[self._rows, :, slots] = k.transpose(1, 2).to(keys.dtype)  # (B, n, H, D)
-            values[self._rows, :, slots] = v.transpose(1, 2).to(values.dtype)  # (B, n, H, D)
+            keys[self.rows, :, slots] = k.transpose(1, 2).to(keys.dtype)  # (B, n, H, D)
+            values[self.rows, :, slots] = v.transpose(1, 2).to(values.dtype)  # (B, n, H, D)
         return keys[:, :, : self.total], values[:, :, : self.total]
 
     def rewind(self, lengths: list[int]) -> None:

@@ -20,6 +20,14 @@ def digit_basis(levels: Sequence[int]) -> list[int]:
     return [math.prod(levels[:i]) for i in range(len(levels))]
 
 
+def digit_rows(levels: Sequence[int]) -> torch.Tensor:
+    """The row of each digit of every code in a table that holds the levels of all digits one after
+    the other: int64 (V, d)."""
+    digits = Digits(levels)(torch.arange(math.prod(levels), device="cpu"))  # (V, d)
+    first = [sum(levels[:i]) for i in range(len(levels))]
+    return digits + torch.tensor(first, device="cpu")
+
+
 def check_levels(levels: Sequence[int], vocab_size: int) -> None:
     """Raises ValueError unless the levels multiply to the vocabulary."""
     if math.prod(levels) != vocab_size:
@@ -52,6 +60,8 @@ class TokenEmbedding(nn.Module):
             means something else at each position); 0 when all share them.
     """
 
+    rows: torch.Tensor
+
     def __init__(
         self,
         vocab_size: int,
@@ -72,7 +82,8 @@ class TokenEmbedding(nn.Module):
             return
         check_levels(levels, vocab_size)
         self.digits = Digits(levels)
-        self.offsets = [sum(levels[:i]) for i in range(len(levels))]
+        # Follows from the levels, so it is in no file; a table, since decoding is bound by calls.
+        self.register_buffer("rows", digit_rows(levels), persistent=False)
         self.table = nn.Embedding(sum(levels) * max(1, num_positions), dim)
         self.special = nn.Embedding(num_special, dim) if num_special else None
 
@@ -81,14 +92,14 @@ class TokenEmbedding(nn.Module):
         if self.digits is None:
             return self.table(ids)
         codes = ids if self.special is None else ids.clamp(max=self.vocab_size - 1)
-        digits = self.digits(codes)  # (..., d)
+        rows = F.embedding(codes, self.rows)  # (..., n, d)
         if self.num_positions:
             first = torch.arange(ids.shape[-1], device=ids.device)
             places = first if positions is None else positions
-            digits = digits + (places * sum(self.digits.levels)).unsqueeze(-1)
-        x = self.table(digits[..., 0])  # (..., n, D)
-        for i in range(1, len(self.offsets)):
-            x = x + self.table(digits[..., i] + self.offsets[i])
+            rows = rows + (places * sum(self.digits.levels)).unsqueeze(-1)
+        x, *others = self.table(rows).unbind(-2)  # (..., n, D) each
+        for other in others:
+            x = x + other
         if self.special is None:
             return x
         special = self.special((ids - self.vocab_size).clamp(min=0))
@@ -185,9 +196,9 @@ class TokenHead(nn.Module):
     def expand(self, logits: torch.Tensor) -> torch.Tensor:
         """Digit logits (..., sum(levels)) to the logits of all codes (..., V)."""
         parts = logits.split(self.split.levels, dim=-1)
-        total = parts[0]
+        total, front = parts[0], logits.shape[:-1]
         for part in parts[1:]:
-            total = (part.unsqueeze(-1) + total.unsqueeze(-2)).flatten(-2)  # (..., n * so far)
+            total = (part.unsqueeze(-1) + total.unsqueeze(-2)).view(*front, -1)  # (..., n * so far)
         return total
 
     def cross_entropy(
