@@ -22,11 +22,13 @@ CLASSES: dict[str, str] = {
     "TiTokTokenizer": "studio.tokenizers.titok",
     "MaskGITTokenizer": "studio.tokenizers.maskgit",
     "WavTokenizer": "studio.tokenizers.wavtokenizer",
+    "SpectralTokenizer": "studio.tokenizers.spectral",
     "LanguageCodec": "studio.tokenizers.languagecodec",
     "Vocos": "studio.tokenizers.vocos",
     "CosmosTokenizer": "studio.tokenizers.cosmos",
     "OmniTokenizer": "studio.tokenizers.omnitokenizer",
     "LARPTokenizer": "studio.tokenizers.larp",
+    "HiTVideoTokenizer": "studio.tokenizers.hitvideo",
     # generators
     "AutoregressiveTransformer": "studio.generators.autoregressive",
     "MaskedTransformer": "studio.generators.masked",

@@ -43,6 +43,15 @@ class FiniteScalarQuantizer(nn.Module):
         offset = 0.5 * (1 - levels % 2)
         return torch.tanh(z + torch.atanh(offset / half)) * half - offset
 
+    def unbound(self, quantized: torch.Tensor, *, shrink: float = 0.93) -> torch.Tensor:
+        """About the z (..., D) that a quantized vector (..., D) came from. The outermost levels are
+        open to infinity; `shrink` below 1 puts them at their likely mean.
+        """
+        levels = self._levels.to(quantized)
+        half, offset = (levels - 1) / 2, 0.5 * (1 - levels % 2)
+        inner = (quantized * (levels // 2) + offset) / half  # in [-1, 1]
+        return torch.atanh(inner * shrink) - torch.atanh(offset / half * shrink)
+
     def forward(self, z: torch.Tensor) -> QuantizerOutput:
         """Quantizes z (..., D). `quantized` lies in [-1, 1] on the grid of levels; `indices` is
         (...).

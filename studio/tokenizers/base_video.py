@@ -140,7 +140,7 @@ class VideoTokenizer(Tokenizer):
         later = frames
         if self.causal:
             later = max(1, frames // self.time_factor) * self.time_factor
-            frames = later - self.time_factor + 1
+            frames = later - self.time_factor + 1 if self.lone_first else later
         for chunk in regrouped(clips, first=frames, later=later, multiple=self.time_factor):
             yield self.encode(chunk) if carry is None else self.encode(chunk, carry=carry)
 
