@@ -7,8 +7,14 @@ import torch
 from studio.data.emoji import EmojiImages
 from studio.data.folder import FolderImages
 from studio.data.motion import MotionClips
+from studio.data.speech import SpokenSentences
 
-KINDS = {"emoji": EmojiImages, "folder": FolderImages, "motion": MotionClips}
+KINDS = {
+    "emoji": EmojiImages,
+    "folder": FolderImages,
+    "motion": MotionClips,
+    "speech": SpokenSentences,
+}
 
 
 class CaptionedImages(Protocol):

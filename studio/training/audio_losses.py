@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from studio.layers.spectrogram import LogMel, magnitudes
+from studio.layers.spectrogram import LogMel, magnitudes, mel_filterbank
 
 
 class MelLoss(nn.Module):
@@ -26,54 +26,48 @@ class MelLoss(nn.Module):
         return F.l1_loss(self.features(fake.flatten(0, 1)), self.features(real.flatten(0, 1)))
 
 
-class MultiMelLoss(nn.Module):
-    """Log-mel errors at several resolutions, averaged.
+class SpectralLoss(nn.Module):
+    """Errors of spectra at several resolutions, averaged over them; hops are a quarter window.
+
+    Of each: `mel` times the error of log-mel bands, the spectral convergence (the norm of the
+    difference over the norm of the real one), and the error of log magnitudes.
 
     Args:
         sample_rate: in Hz.
-        windows: lengths of the windows; hops are a quarter of them.
+        windows: their lengths.
         bands: mel bands of each.
-        clip: band values below this count as silence.
+        mel: weight of the bands.
+        floor: magnitudes under a window of 512 below which sound counts as silence; other windows
+            in proportion.
     """
 
     def __init__(
         self,
         sample_rate: int = 16000,
-        windows: tuple[int, ...] = (128, 256, 512, 1024),
-        bands: tuple[int, ...] = (20, 40, 64, 96),
-        clip: float = 1e-4,
+        windows: tuple[int, ...] = (1024, 512, 256),
+        bands: tuple[int, ...] = (96, 64, 40),
+        mel: float = 3.0,
+        floor: float = 1e-2,
     ):
         super().__init__()
-        self.parts = nn.ModuleList(
-            LogMel(sample_rate, n, n // 4, m, clip=clip)
-            for n, m in zip(windows, bands, strict=True)
-        )
-
-    def forward(self, fake: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-        """(B, 1, L) twice to a scalar."""
-        fake, real = fake.flatten(0, 1), real.flatten(0, 1)  # (B, L)
-        errors = [F.l1_loss(part(fake), part(real)) for part in self.parts]
-        return torch.stack(errors).mean()
-
-
-class SpectralLoss(nn.Module):
-    """Spectral convergence plus the error of log magnitudes, averaged over resolutions."""
-
-    def __init__(self, windows: tuple[int, ...] = (512, 1024, 240), floor: float = 1e-6):
-        super().__init__()
-        self.windows, self.floor = windows, floor
-        for n in windows:
+        self.windows, self.mel, self.floor = windows, mel, floor
+        for n, count in zip(windows, bands, strict=True):
+            bank = mel_filterbank(sample_rate, n, count).clone()
             self.register_buffer(f"window{n}", torch.hann_window(n), persistent=False)
+            self.register_buffer(f"bank{n}", bank, persistent=False)
 
     def forward(self, fake: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         """(B, 1, L) twice to a scalar."""
         total = fake.new_zeros(())
         for n in self.windows:
-            options = {"window": getattr(self, f"window{n}"), "floor": self.floor}
-            one = magnitudes(fake.flatten(0, 1), n, n // 4, **options)  # (B, F, T)
-            other = magnitudes(real.flatten(0, 1), n, n // 4, **options)
+            floor = self.floor * n / 512
+            options = {"window": getattr(self, f"window{n}"), "floor": floor**2}
+            one = magnitudes(fake.flatten(0, 1).float(), n, n // 4, **options)  # (B, F, T)
+            other = magnitudes(real.flatten(0, 1).float(), n, n // 4, **options)
             convergence = (one - other).norm() / other.norm()
-            total = total + convergence + F.l1_loss(one.log(), other.log())
+            bank = getattr(self, f"bank{n}").T  # (M, F)
+            bands = F.l1_loss((bank @ one + floor).log(), (bank @ other + floor).log())
+            total = total + convergence + F.l1_loss(one.log(), other.log()) + self.mel * bands
         return total / len(self.windows)
 
 

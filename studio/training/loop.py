@@ -61,6 +61,8 @@ class Run:
         }
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
+        if "task" in state:
+            self.task.load_state_dict(state["task"])  # pyright: ignore[reportAttributeAccessIssue]
         return True
 
     def save(self) -> None:
@@ -72,6 +74,8 @@ class Run:
                 "optimizer": self.optimizer.state_dict(),
                 "step": self.step,
             }
+            if hasattr(self.task, "state_dict"):  # what a task itself trains beside the model
+                state["task"] = self.task.state_dict()  # pyright: ignore
             save_checkpoint(self.folder, state)
 
     def train_step(self) -> dict[str, float]:

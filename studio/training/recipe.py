@@ -16,7 +16,7 @@ class Recipe:
 
     Args:
         name: of the run; its folder is `runs/<name>` unless `--out` says otherwise.
-        task: "tokenizer", "generator" or "features".
+        task: a name of `tasks.TASKS`.
         model: {"class": a public class, "config": its arguments}.
         data: arguments of the data set; {"kind": "emoji", ...} or {"kind": "folder", "path": ...}.
         loss: weights and options of the task's loss.

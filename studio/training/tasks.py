@@ -15,12 +15,17 @@ from studio.training.recipe import Recipe
 TASKS = {
     "tokenizer": "studio.training.tokenizer_task:TokenizerTask",
     "generator": "studio.training.generator_task:GeneratorTask",
+    "audio_tokenizer": "studio.training.audio_tokenizer_task:AudioTokenizerTask",
     "features": "studio.training.features_task:FeaturesTask",
 }
 
 
 class Task(Protocol):
-    """One kind of training. All randomness comes from the step it is given."""
+    """One kind of training. All randomness comes from the step it is given.
+
+    A task that trains something of its own beside the model (discriminators) has `state_dict()` and
+    `load_state_dict(state)` as well, which checkpoints carry.
+    """
 
     def build(self) -> nn.Module:
         """The network with its first weights."""
