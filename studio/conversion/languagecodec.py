@@ -34,7 +34,7 @@ def _config(source: Source) -> dict[str, Any]:
 
 
 def _checks(model: Any, fixture: Fixture) -> None:
-    for case, condition in cases(fixture):
+    for case, condition in cases(model, fixture):
         encoded = model.encode(fixture.input(f"input.{case}")[:, None])
         fixture.expect(f"enc_features.{case}", encoded.latents, TOLERANCE)
         fixture.expect(f"codes.{case}", encoded.tokens.transpose(0, 1))

@@ -138,7 +138,8 @@ def _check_mel(model: Any, fixture: Fixture) -> None:
 
 def _check_codes(model: Any, fixture: Fixture) -> None:
     codes = fixture.input("input.codes").transpose(0, 1)  # (B, K, T)
-    condition = fixture.config.get("test_bandwidth_id")
+    ids = model.backbone.num_conditions
+    condition = fixture.config.get("test_bandwidth_id", 0) if ids else None
     features = model.lookup(codes)
     fixture.expect("features", features, TOLERANCE)
     sound = model.decode(codes, condition=condition)

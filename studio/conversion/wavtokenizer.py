@@ -7,6 +7,7 @@ discriminators, and a second decoder that every file carries and never runs, are
 are read from the shapes and, where it is there, from the config.
 """
 
+import math
 from typing import Any
 
 from studio.conversion.family import Family, Fixture, Rule, Source, State, register, setting
@@ -72,6 +73,9 @@ def codec_config(source: Source) -> dict[str, Any]:
     given = given or setting(official, "ratios", None)
     if given is not None and list(given) != strides[::-1]:
         raise ValueError(f"strides {given} of the config; the weights have {strides[::-1]}")
+    hop = sizes["hop"] or math.prod(strides)
+    if hop != math.prod(strides):
+        raise ValueError(f"hop_length {hop} of the head; the strides give {math.prod(strides)}")
     codes, dim = source.shape(book + "embed")
     lstm = _ENCODER + f"{3 * len(strides) + 1}.lstm.weight_ih_l"
     return {
@@ -109,14 +113,15 @@ def _config(source: Source) -> dict[str, Any]:
     return codec_config(source) | {"use_attention": attention, "dead_codes": "encodec"}
 
 
-def cases(fixture: Fixture) -> list[tuple[str, int]]:
-    """The recorded cases and the condition id of each."""
+def cases(model: Any, fixture: Fixture) -> list[tuple[str, int | None]]:
+    """The recorded cases and the condition id of each, None for a decoder without conditions."""
     ids = fixture.config.get("test_bandwidth_id", {})
     names = [name for name in fixture.names() if name.startswith("input.")]
-    return [(case, ids.get(case, 0)) for case in (name[len("input.") :] for name in names)]
+    found = [name.removeprefix("input.") for name in names]
+    return [(case, ids.get(case, 0) if model.backbone.num_conditions else None) for case in found]
 
 
-def check_sound(model: Any, fixture: Fixture, case: str, condition: int) -> None:
+def check_sound(model: Any, fixture: Fixture, case: str, condition: int | None) -> None:
     """From recorded codes to features and sound."""
     codes = fixture.input(f"codes.{case}").transpose(0, 1)  # (B, K, T)
     vectors = model.lookup(codes)
@@ -127,7 +132,7 @@ def check_sound(model: Any, fixture: Fixture, case: str, condition: int) -> None
 
 
 def _checks(model: Any, fixture: Fixture) -> None:
-    for case, condition in cases(fixture):
+    for case, condition in cases(model, fixture):
         encoded = model.encode(fixture.input(f"input.{case}")[:, None])
         fixture.expect(f"enc_features.{case}", encoded.latents, TOLERANCE)
         fixture.expect(f"codes.{case}", encoded.tokens[None])

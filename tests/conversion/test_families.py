@@ -111,11 +111,25 @@ def test_other_variants_are_refused():
         find_family("maskgit_vit").config(Source(config, {}, "x"))
 
 
+ODD_SIZES = {
+    "strides": [3, 5],
+    "encoder_width": 6,
+    "lstm_layers": 1,
+    "backbone_dim": 64,
+    "backbone_hidden_dim": 90,
+    "backbone_layers": 1,
+    "n_fft": 46,
+}
+
+
 @pytest.mark.parametrize(
     ("family", "arguments"),
     [
         ("wavtokenizer", {}),
         ("wavtokenizer", {"strides": [4, 5, 5, 6], "n_fft": 2400}),
+        ("wavtokenizer", ODD_SIZES | {"num_conditions": 2, "dim": 40}),
+        ("wavtokenizer", ODD_SIZES | {"num_conditions": 0, "use_attention": False}),
+        ("languagecodec", ODD_SIZES | {"num_codebooks": 4, "codebook_size": 9, "dim": 20}),
         ("languagecodec", {}),
         ("vocos_mel", {}),
         ("vocos_encodec", VOCOS_SIZES["vocos-encodec-24khz"]),
@@ -144,6 +158,9 @@ def test_a_trainers_yaml_is_read_and_must_agree(tmp_path):
     config = {"model": {"init_args": arguments}}
     found = find_family("wavtokenizer").config(Source(config, source.state, "x"))
     assert found["kmeans_iterations"] == 150 and found["padding"] == "center"
+    head["init_args"]["hop_length"] = 300
+    with pytest.raises(ValueError, match="hop_length 300 of the head; the strides give 320"):
+        find_family("wavtokenizer").config(Source(config, source.state, "x"))
     extractor["init_args"]["dowmsamples"] = [6, 5, 5, 4]
     with pytest.raises(ValueError, match=r"strides \[6, 5, 5, 4\] of the config"):
         find_family("wavtokenizer").config(Source(config, source.state, "x"))
