@@ -85,7 +85,7 @@ class SpectralTokenizer(AudioTokenizer):
         self.read = nn.Conv1d(rows, dim, 3, padding=1)
         self.encoder = _blocks(encoder_layers, dim, hidden_dim)
         self.norm_in = nn.LayerNorm(dim)
-        self.codebook = FiniteScalarQuantizer(levels)
+        self.codebook = FiniteScalarQuantizer(tuple(levels))
         self.codebook_size = self.codebook.codebook_size
         self.project_in = nn.Linear(dim, self.codebook.dim)
         self.project_out = nn.Conv1d(self.codebook.dim, dim, 3, padding=1)
