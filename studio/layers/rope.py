@@ -2,8 +2,9 @@
 
 RoFormer: Enhanced Transformer with Rotary Position Embedding, 2021, 2104.09864. Pairs are ADJACENT
 channels (2i, 2i + 1). With several axes the pairs are divided evenly, the first share rotating with
-the first axis (for grids: row, then column, as in LlamaGen, 2024, 2406.06525). Always float32;
-tables are rebuilt where needed and never kept in a state dict.
+the first axis (for grids: row, then column, as in LlamaGen, 2024, 2406.06525); what can't be
+divided goes to the first axis (time, as in Wan, 2025, 2503.20314). Always float32; tables are
+rebuilt where needed and never kept in a state dict.
 """
 
 import functools
@@ -60,7 +61,7 @@ def _grid_angles(shape: tuple[int, ...], pairs: int, base: float) -> torch.Tenso
     cells = torch.cartesian_prod(*(torch.arange(n) for n in shape)).view(math.prod(shape), -1)
     parts = []
     for axis in range(len(shape)):
-        count = share + (axis < rest)
+        count = share + (rest if axis == 0 else 0)
         frequencies = base ** (-torch.arange(count).float() / count)  # (count,)
         parts.append(cells[:, axis, None].float() * frequencies)  # (N, count)
     return torch.cat(parts, dim=-1)

@@ -23,6 +23,10 @@ def test_one_and_three_axes():
     assert video.shape == (24, 10)
     assert torch.equal(video[0, :4], video[11, :4])  # the same frame
     assert torch.equal(video[1, 4:7], video[13, 4:7])  # the same row in another frame
+    video = rope_table((2, 3, 4), 16)  # 8 pairs: 4 for time, 2 and 2
+    assert torch.equal(video[0, :4], video[11, :4])
+    assert torch.equal(video[1, 4:6], video[13, 4:6])
+    assert not torch.equal(video[0, 3], video[12, 3])
 
 
 def test_condition_positions():

@@ -10,6 +10,7 @@ from studio.layers.rope import rope_table
 from studio.layers.stream_attention import StreamSelfAttention
 
 TOLERANCE = 1e-5
+_CONFIG = ("dim", "num_heads", "h", "w", "blocks", "local_attn_size", "sink_size", "alpha")
 
 
 def check_ema_sink(fixture, folder: Path) -> None:
@@ -19,7 +20,7 @@ def check_ema_sink(fixture, folder: Path) -> None:
         ValueError: a value or a weight is missing or does not fit.
     """
     c = fixture.config
-    missing = [n for n in ("dim", "num_heads", "h", "w", "blocks") if n not in c]
+    missing = [name for name in _CONFIG if name not in c]
     if missing:
         raise ValueError(f"config.json lacks {missing[0]!r}, which this recording needs")
     if not (folder / "weights.safetensors").is_file():

@@ -14,7 +14,15 @@ import torch
 from safetensors import safe_open
 
 from studio.decoding import lantern, trees
-from studio.decoding.acceptance import exact, group, grouped, relaxed_mass, residual, verify_chain
+from studio.decoding.acceptance import (
+    RELEASED,
+    exact,
+    group,
+    grouped,
+    relaxed_mass,
+    residual,
+    verify_chain,
+)
 from studio.decoding.neighbours import Neighbours
 
 PROBABILITY = 1e-6
@@ -27,7 +35,8 @@ def check_sjd(fixture, folder: Path) -> None:
 
 
 def check_gsd(fixture, folder: Path) -> None:
-    """Grouped speculative decoding with the released settings."""
+    """Grouped speculative decoding with the released settings, or those that the file names."""
+    limits = _thresholds(folder)
     for case in _cases(fixture, "first_reject"):
         codebook = fixture.input(f"{case}/code_embedding")
         # Ranks by probability are those by logit, since the one is the softmax of the other.
@@ -35,12 +44,20 @@ def check_gsd(fixture, folder: Path) -> None:
         fixture.expect(f"{case}/target_prob", logits.softmax(dim=-1), PROBABILITY)
 
         def rule(p, q, tokens, codebook=codebook):
-            return grouped(p, q, tokens, codebook=codebook, masked=True)
+            return grouped(p, q, tokens, codebook=codebook, masked=True, **limits)
 
         def size(p, tokens, codebook=codebook):
-            return group(p, tokens, codebook=codebook, masked=True)[1].sum(dim=-1)
+            return group(p, tokens, codebook=codebook, masked=True, **limits)[1].sum(dim=-1)
 
         _check_chain(fixture, case, rule, size)
+
+
+def _thresholds(folder: Path) -> dict[str, float]:
+    with safe_open(Path(folder) / "io.safetensors", framework="pt") as file:
+        meta = file.metadata() or {}
+    if int(meta.get("half_window", RELEASED[0])) != RELEASED[0]:
+        raise ValueError(f"half_window {meta['half_window']} must be {RELEASED[0]}, as released")
+    return {"delta": float(meta.get("p_thr", 0.15)), "distance": float(meta.get("d_thr", 0.5))}
 
 
 def _cases(fixture, output: str) -> list[str]:
@@ -66,8 +83,8 @@ def _check_chain(fixture, case: str, rule, size) -> None:
     # The n-th row that rejects takes the n-th number.
     taken = fixture.input(f"{case}/u_residual")
     v = torch.full((batch, length), 0.5, dtype=torch.float64)
-    order = rejected.long().cumsum(0) - 1
-    v[:, :] = torch.where(rejected, taken[order.clamp(0, max(len(taken) - 1, 0))], 0.5)[:, None]
+    spare = torch.cat((taken.double(), torch.full((batch,), 0.5)))
+    v[rejected] = spare[: int(rejected.sum())].unsqueeze(1)
     accepted, token = verify_chain(p, q[:, 1:], tokens, u[:, 1:], v, limits, rule)
     rows = torch.arange(batch)
     place = accepted.clamp(max=length - 2)
@@ -90,7 +107,9 @@ def _check_chain(fixture, case: str, rule, size) -> None:
 def check_lantern(fixture, folder: Path) -> None:
     """LANTERN and LANTERN++: one-token rules, and walks over whole trees."""
     with safe_open(Path(folder) / "io.safetensors", framework="pt") as file:
-        meta = json.loads(file.metadata()["meta"])
+        meta = json.loads((file.metadata() or {}).get("meta", "null"))
+    if not isinstance(meta, dict) or not {"single", "tree"} <= set(meta):
+        raise ValueError("io.safetensors has no metadata entry 'meta', which lists the trees")
     for i in range(len(meta["single"])):
         _check_single(fixture, f"single{i}")
     for i, case in enumerate(meta["tree"]):
