@@ -1,0 +1,104 @@
+"""Animated GIF and WebP through Pillow: frames with their times, and the request inside.
+
+A still picture is an animation of one frame. Pillow merges equal neighbours when it writes, so the
+times count, not the number of stored frames. Leaves out on purpose: transparency over time (frames
+are laid over white).
+"""
+
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, ImageSequence
+
+from studio.media.header import BROKEN, open_header
+from studio.media.image import to_rgb
+from studio.media.metadata import dumps, exif_bytes, parse_request, read_request
+
+STILL_SECONDS = 0.1  # of a frame that says nothing, as browsers have it
+
+
+def timed_pictures(path: Path) -> Iterator[tuple[float, np.ndarray]]:
+    """Frames (H, W, 3) uint8 and their times in seconds; the last comes again at its end.
+
+    Raises:
+        ValueError: one line, broken or cut short.
+    """
+    time, frame, wanted = 0.0, None, 0
+    with open_header(path) as picture:
+        try:
+            wanted = getattr(picture, "n_frames", 1)
+            for part in ImageSequence.Iterator(picture):
+                upright = ImageOps.exif_transpose(part.copy()) if wanted == 1 else part.copy()
+                frame = np.asarray(to_rgb(upright))  # (H, W, 3)
+                yield time, frame
+                time += part.info.get("duration", 0) / 1000 or STILL_SECONDS
+        except BROKEN as error:
+            raise ValueError(f"video {str(path)!r} is broken or cut short: {error}") from error
+    if frame is None:
+        raise ValueError(f"video {str(path)!r} has no frames")
+    yield time, frame
+
+
+def animation_info(path: Path) -> tuple[int, int, int | None, float, float | None, str]:
+    """Width, height, frames as they were written, frames a second, seconds, and the format.
+
+    Equal neighbours that were merged count as often as the shortest stays go into their time.
+    """
+    with open_header(path) as picture:
+        try:
+            stays = []
+            for part in ImageSequence.Iterator(picture):
+                part.load()
+                stays.append(part.info.get("duration", 0) / 1000 or STILL_SECONDS)
+            width, height = picture.size
+            kind = (picture.format or "").lower()
+        except BROKEN as error:
+            raise ValueError(f"video {str(path)!r} is broken or cut short: {error}") from error
+    short = [s for s in stays if s < 1.5 * min(stays)]
+    usual = sum(short) / len(short)
+    count = sum(max(1, round(s / usual)) for s in stays)
+    return width, height, count, count / sum(stays), sum(stays), kind
+
+
+def animation_bytes(
+    frames: Sequence[np.ndarray], kind: str, fps: float, request: dict[str, Any] | None, mark: str
+) -> bytes:
+    """An animation as a file's bytes: lossless WebP, or GIF with a palette a frame.
+
+    Args:
+        frames: (H, W, 3) uint8 each.
+        kind: "GIF" or "WEBP".
+        fps: frames a second; GIF counts in hundredths, and the errors don't add up.
+        request: plain JSON values, put inside.
+        mark: written before the request in a comment.
+    """
+    unit = 100 if kind == "GIF" else 1000
+    ends = [round(unit * (i + 1) / fps) for i in range(len(frames))]
+    stays = [(b - a) * 1000 // unit for a, b in zip([0, *ends], ends, strict=False)]
+    pictures = [Image.fromarray(frame) for frame in frames]
+    options: dict[str, Any] = {"duration": stays, "loop": 0}
+    if kind == "GIF":
+        dither = Image.Dither.NONE  # noise of its own in every frame would flicker
+        pictures = [p.quantize(256, dither=dither) for p in pictures]
+        options |= {"comment": (mark + dumps(request)).encode()} if request is not None else {}
+    else:
+        options |= {"lossless": True, "method": 4}
+        options |= {"exif": exif_bytes(request)} if request is not None else {}
+    file = io.BytesIO()
+    pictures[0].save(file, format=kind, save_all=True, append_images=pictures[1:], **options)
+    return file.getvalue()
+
+
+def animation_request(path: Path, mark: str) -> dict[str, Any]:
+    """The request inside a GIF, or as `metadata.read_request` for the others."""
+    with open_header(path) as picture:
+        kind, comment = picture.format, picture.info.get("comment", b"")
+    if kind != "GIF":
+        return read_request(path)
+    text = comment.decode("utf-8", errors="replace") if isinstance(comment, bytes) else comment
+    if not text.startswith(mark):
+        raise ValueError(f"video {str(path)!r} holds no studio request")
+    return parse_request(text.removeprefix(mark), repr(str(path)))

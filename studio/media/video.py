@@ -1,0 +1,283 @@
+"""Video files read: what they are, their frames in bounded memory, the request inside.
+
+Films go through PyAV (extra `video`), GIF, WebP and still pictures through Pillow. Frames come at a
+constant rate whatever the file's timing is, upright, as RGB of 8 bits (10-bit files too). What
+can't be read is refused in one line. Leaves out on purpose: sound, colour profiles, pixels that are
+not square.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from studio.env import need
+from studio.media.animation import animation_info, animation_request, timed_pictures
+from studio.media.header import MAX_PIXELS
+from studio.media.metadata import parse_request
+
+MARK = "studio:"  # before the request in a comment
+MAX_VALUES = 2**29  # of one clip in memory: 2 GiB as floats
+# No playlists: they make the reader open other files and addresses.
+_CONTAINERS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,h264,hevc,ivf,nut,mxf,dv"
+_PICTURES = (b"GIF8", b"\x89PNG", b"\xff\xd8\xff")
+
+Timed = tuple[float, np.ndarray]
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a file says of itself.
+
+    Args:
+        width, height: in pixels, upright.
+        frames: how many there are, about; None where the file does not say.
+        fps: frames a second, on average.
+        seconds: of the whole; None where the file does not say.
+        codec: name of the coding.
+    """
+
+    width: int
+    height: int
+    frames: int | None
+    fps: float
+    seconds: float | None
+    codec: str
+
+
+def video_info(path: str | Path) -> VideoInfo:
+    """What a video file is, without decoding it whole. Raises as `read_video`."""
+    path = _checked(path)
+    if _is_picture(path):
+        return VideoInfo(*animation_info(path))
+    with _opened(path) as (_, stream):
+        return _info(path, stream)
+
+
+def read_pieces(
+    path: str | Path,
+    *,
+    chunk_frames: int = 32,
+    fps: float | None = None,
+    start: float = 0.0,
+    num_frames: int | None = None,
+) -> Iterator[torch.Tensor]:
+    """The frames of a video in pieces, holding one at a time however long the file is.
+
+    Args:
+        path: mp4, mov, webm, mkv, avi and others, animated or still pictures.
+        chunk_frames: frames a piece; the last may have fewer.
+        fps: constant rate to read at: frames are repeated or left out by their times. The file's
+            average when None.
+        start: seconds to skip.
+        num_frames: how many at most; all when None.
+
+    Yields:
+        float32 (1, 3, n, H, W) in [-1, 1].
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: one line: empty, no video, sound only, broken or cut short, too large, or an
+            argument out of range.
+        ImportError: PyAV is not there; the line says what to install.
+    """
+    for name, value in (("chunk_frames", chunk_frames), ("num_frames", num_frames)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} {value} must be at least 1")
+    check_fps(fps if fps is not None else 1.0)
+    path = _checked(path)
+    info = video_info(path)
+    if not start >= 0.0 or (info.seconds is not None and start >= max(info.seconds, 1e-9)):
+        raise ValueError(f"start {start} must lie within the {info.seconds} seconds of {path}")
+    rate = fps or info.fps
+    frames = timed_pictures(path) if _is_picture(path) else _timed_frames(path, info, start)
+    held: list[np.ndarray] = []
+    count = 0
+    for frame in _steady(frames, rate, start):
+        held.append(frame)
+        count += 1
+        if len(held) == chunk_frames:
+            yield _to_tensor(held)
+            held = []
+        if count == num_frames:
+            break
+    if held:
+        yield _to_tensor(held)
+    if not count:
+        raise ValueError(f"video {str(path)!r} has no frames after {start} seconds")
+
+
+def read_video(
+    path: str | Path,
+    *,
+    fps: float | None = None,
+    start: float = 0.0,
+    num_frames: int | None = None,
+) -> tuple[torch.Tensor, float]:
+    """A whole video as float32 (1, 3, T, H, W) in [-1, 1], and its rate in frames a second.
+
+    Arguments and errors as `read_pieces`; besides, ValueError for one that is too long to be held.
+    """
+    info = video_info(path)
+    room = max(1, MAX_VALUES // (3 * info.width * info.height))
+    pieces, count = [], 0
+    for piece in read_pieces(path, fps=fps, start=start, num_frames=num_frames):
+        expected = num_frames or (info.seconds or 0.0) * (fps or info.fps)
+        count += piece.shape[2]
+        if max(count, expected) > room:
+            size = f"{info.width}x{info.height}"
+            raise ValueError(
+                f"video {str(path)!r} is too long to be held at once: at most {room} frames of "
+                f"{size}, this has about {round(max(count, expected))}; give num_frames"
+            )
+        pieces.append(piece)
+    return torch.cat(pieces, dim=2), fps or info.fps
+
+
+def read_request(path: str | Path) -> dict[str, Any]:
+    """The request that a video was made by.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no video, or holds no request that can be read.
+    """
+    path = _checked(path)
+    if _is_picture(path):
+        return animation_request(path, MARK)
+    with _opened(path) as (container, _):
+        tags = {key.lower(): value for key, value in container.metadata.items()}
+    comment = tags.get("comment", "")
+    if not comment.startswith(MARK):
+        raise ValueError(f"video {str(path)!r} holds no studio request")
+    return parse_request(comment.removeprefix(MARK), repr(str(path)))
+
+
+def check_fps(fps: float) -> float:
+    """The rate. Raises ValueError for one that is no rate."""
+    if not 0.0 < fps <= 1000.0:
+        raise ValueError(f"fps {fps} must lie above 0 and be at most 1000")
+    return fps
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def _checked(path: str | Path) -> Path:
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"video {str(path)!r} does not exist")
+    if path.is_dir():
+        raise ValueError(f"video {str(path)!r} is a folder")
+    if path.stat().st_size == 0:
+        raise ValueError(f"video {str(path)!r} is empty")
+    return path
+
+
+def _is_picture(path: Path) -> bool:
+    with open(path, "rb") as file:
+        head = file.read(12)
+    return head.startswith(_PICTURES) or (head[:4], head[8:]) == (b"RIFF", b"WEBP")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
+    """The container and its video stream. Errors of the file become one line."""
+    av, name = need("av", extra="video"), repr(str(path))
+    try:
+        with open(path, "rb") as file:
+            options = {"format_whitelist": _CONTAINERS}
+            with av.open(file, mode="r", container_options=options) as container:
+                yield container, _stream(av, container, name)
+    except av.error.FFmpegError as error:
+        reason = str(error.strerror or error).splitlines()[0]
+        raise ValueError(f"video {name} is none, broken or cut short: {reason}") from error
+
+
+def _stream(av: Any, container: Any, name: str) -> Any:
+    cover = av.stream.Disposition.attached_pic
+    streams = [s for s in container.streams.video if not s.disposition & cover]
+    if not streams:
+        what = "sound only" if container.streams.audio else "no pictures"
+        raise ValueError(f"video {name} holds {what}")
+    width, height = streams[0].width, streams[0].height
+    if not width or not height:
+        raise ValueError(f"video {name} is broken or cut short: it has no size")
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"video {name} is too large: {width} x {height} pixels a frame")
+    streams[0].thread_type = "AUTO"
+    return streams[0]
+
+
+def _info(path: Path, stream: Any) -> VideoInfo:
+    fps = float(stream.average_rate or stream.guessed_rate or 25)
+    seconds = None
+    if stream.duration:
+        seconds = float(stream.duration * stream.time_base)
+    elif stream.container.duration:
+        seconds = stream.container.duration / 1e6
+    frames = stream.frames or (round(seconds * fps) if seconds else None)
+    return VideoInfo(stream.width, stream.height, frames, fps, seconds, stream.codec_context.name)
+
+
+# --- frames --------------------------------------------------------------------------------------
+
+
+def _timed_frames(path: Path, info: VideoInfo, start: float) -> Iterator[Timed]:
+    """Frames (H, W, 3) uint8 and their times in seconds; the last comes again at its end."""
+    count, time, frame = 0, 0.0, None
+    with _opened(path) as (container, stream):
+        zero = float((stream.start_time or 0) * stream.time_base)
+        if start:
+            container.seek(int((start + zero) / stream.time_base), stream=stream)
+        for picture in container.decode(stream):
+            time = picture.time - zero if picture.time is not None else count / info.fps
+            frame = _upright(picture, info)
+            count += 1
+            yield time, frame
+    if frame is None:
+        raise ValueError(f"video {str(path)!r} is broken or cut short: it has no frames")
+    if info.seconds is not None and time + 1 / info.fps < 0.9 * info.seconds - 2 / info.fps:
+        raise ValueError(
+            f"video {str(path)!r} is cut short: its frames end after {time:.2f} of "
+            f"{info.seconds:.2f} seconds"
+        )
+    yield time + 1 / info.fps, frame
+
+
+def _upright(picture: Any, info: VideoInfo) -> np.ndarray:
+    """A decoded frame as (H, W, 3) uint8, turned as the camera was held."""
+    rgb = picture.to_ndarray(format="rgb24", width=info.width, height=info.height)
+    turns = round(getattr(picture, "rotation", 0) / 90) % 4
+    return np.rot90(rgb, turns) if turns else rgb
+
+
+def _steady(frames: Iterator[Timed], fps: float, start: float) -> Iterator[np.ndarray]:
+    """At every tick of a constant rate the frame that lies nearest in time.
+
+    The last of `frames` is not shown: it only says when the one before it ends.
+    """
+    slack = 0.25 / fps
+    shown, shown_at, tick, first = None, 0.0, 0, start
+    for time, frame in frames:
+        if time < start - slack:
+            shown, shown_at = frame, time
+            continue
+        if shown is None:
+            first = max(start, time)
+        while shown is not None:
+            at = first + tick / fps
+            if at - shown_at > time - at + 1e-9 or at > time - slack:
+                break
+            yield shown
+            tick += 1
+        shown, shown_at = frame, time
+
+
+def _to_tensor(frames: list[np.ndarray]) -> torch.Tensor:
+    """Frames (H, W, 3) uint8 as float32 (1, 3, n, H, W) in [-1, 1]."""
+    video = torch.from_numpy(np.stack(frames)).permute(3, 0, 1, 2)  # (3, n, H, W)
+    return video[None].float() / 127.5 - 1.0
