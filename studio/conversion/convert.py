@@ -20,11 +20,13 @@ from safetensors.torch import load_file
 
 from studio.conversion import tensors_only
 from studio.conversion.family import Family, Source, State, find_family
+from studio.conversion.torchscript import read_torchscript
 from studio.hub import read_json
 from studio.media.files import atomic_folder
 from studio.registry import find_class
 
 PICKLES = (".pt", ".pth", ".ckpt", ".bin")
+SCRIPTS = (".jit",)
 # Entries that hold the weights; the first one there counts.
 WRAPPERS = ("ema", "model", "state_dict", "module")
 _PREFIXES = ("module.", "_orig_mod.")  # left by wrappers of modules when every key has it
@@ -42,7 +44,7 @@ def convert(
     """Convert one official checkpoint into a folder that `from_pretrained` opens.
 
     Args:
-        file: `.safetensors`, `.pt`, `.pth`, `.ckpt` or `.bin`.
+        file: `.safetensors`, `.pt`, `.pth`, `.ckpt`, `.bin` or `.jit`.
         family: a name from `studio.conversion.family.families`.
         out: the folder to make; it must not exist, or be empty.
         config: the official config as JSON or YAML; when None a `config.json` beside the file, or
@@ -88,8 +90,10 @@ def read_checkpoint(file: Path, *, trainer_objects: bool = False) -> State:
         loaded: Any = read_tensors(file)
     elif file.suffix in PICKLES:
         loaded = _read_pickle(file, trainer_objects)
+    elif file.suffix in SCRIPTS:
+        loaded = read_torchscript(file)
     else:
-        allowed = ", ".join((".safetensors", *PICKLES))
+        allowed = ", ".join((".safetensors", *PICKLES, *SCRIPTS))
         raise ValueError(f"file {file} has the suffix {file.suffix!r}; allowed: {allowed}")
     return _unwrap(loaded, file)
 

@@ -18,7 +18,8 @@ import torch
 
 State = dict[str, torch.Tensor]
 
-_NO_FAMILIES = ("family", "convert", "tensors_only")  # files of this folder that hold the machinery
+# Files of this folder that hold the machinery.
+_NO_FAMILIES = ("family", "convert", "tensors_only", "torchscript")
 
 
 _families: dict[str, "Family"] = {}

@@ -160,6 +160,7 @@ register(
             rules=_rules(),
             config=functools.partial(_config, continuous=continuous),
             checks=_checks,
+            trainer_objects=True,
             ignored=(*_IGNORED, "codebook.{name}") if continuous else _IGNORED,
             about=f"OmniTokenizer, images and video, {what}",
         )
