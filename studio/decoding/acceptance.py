@@ -199,7 +199,12 @@ def couple(
     Args:
         u, v: uniforms (...), for the test and for the replacement.
     """
-    return torch.where(u < exact(p, q, tokens), tokens, pick(residual(p, q), v))
+    kept = u < exact(p, q, tokens)  # (...)
+    if kept.device.type != "cpu":  # a GPU would wait for how many were lost
+        return torch.where(kept, tokens, pick(residual(p, q), v))
+    drawn, lost = tokens.clone(), ~kept
+    drawn[lost] = pick(residual(p[lost], q[lost]), v[lost])
+    return drawn
 
 
 def verify_chain(

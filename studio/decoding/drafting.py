@@ -23,7 +23,7 @@ from studio.decoding import noise
 from studio.decoding.acceptance import couple, one_hot
 from studio.decoding.feeding import Feeder
 from studio.decoding.filling import INITIALISERS
-from studio.decoding.sampling import pick
+from studio.decoding.sampling import pick, pick_where
 from studio.decoding.stage import Scores, Stage
 
 COUPLINGS = ("maximal", "gumbel")
@@ -131,11 +131,17 @@ class JacobiDrafter(Drafter):
     def _drawn_from(self, probs, tokens, column, have, drawn) -> torch.Tensor:
         """What every draft was drawn from: the last pass, the filler, or a point mass."""
         device = probs.device
-        if drawn is None:
-            drawn = one_hot(torch.from_numpy(tokens).to(device), probs)
         rows, column = torch.from_numpy(self.stage.rows), torch.from_numpy(column)
         seen = probs[rows.to(device), column.to(device)]  # (B, m, V)
-        return torch.where(torch.from_numpy(have).to(device).unsqueeze(-1), seen, drawn)
+        if have.all():
+            return seen
+        places = tuple(torch.from_numpy(i).to(device) for i in np.nonzero(~have))
+        if drawn is not None:
+            seen[places] = drawn[places]
+        else:
+            filled = torch.from_numpy(tokens[~have]).to(device)
+            seen[places] = one_hot(filled, probs)
+        return seen
 
     def look(self, seen: Seen) -> torch.Tensor | None:
         self._probs = seen.probs
@@ -163,16 +169,17 @@ class CoupledDrafter(JacobiDrafter):
         if self._coupling == "gumbel":
             shared = stage.shared_noise(seen.positions, probs.shape[-1], noise.DRAFT)
             return (probs.log() + shared).argmax(dim=-1)  # (B, n)
-        drawn = super().redraw(seen, probs)
-        if not count or seen.draft_probs is None:
-            return drawn
-        places = seen.positions[:, :count]
-        # The test's own numbers: those past the first rejection were looked at by nobody.
-        u = stage.uniforms(places, noise.ACCEPT)
-        v = stage.uniforms(places, noise.REPLACE)
-        kept = couple(probs[:, :count], seen.draft_probs, seen.draft_tokens, u, v)
-        tested = torch.arange(count, device=probs.device) < seen.limits.unsqueeze(1)
-        return torch.cat((torch.where(tested, kept, drawn[:, :count]), drawn[:, count:]), dim=1)
+        drawn = seen.draft_tokens.new_zeros(probs.shape[:2])  # (B, n)
+        tested = torch.zeros_like(drawn, dtype=torch.bool)
+        if count and seen.draft_probs is not None:
+            places, q = seen.positions[:, :count], seen.draft_probs
+            # The test's own numbers: those past the first rejection were looked at by nobody.
+            u = stage.uniforms(places, noise.ACCEPT)
+            v = stage.uniforms(places, noise.REPLACE)
+            drawn[:, :count] = couple(probs[:, :count], q, seen.draft_tokens, u, v)
+            tested = torch.arange(count + 1, device=probs.device) < seen.limits.unsqueeze(1)
+        fresh = pick_where(probs, stage.uniforms(seen.positions, noise.DRAFT), ~tested)
+        return torch.where(tested, drawn, fresh)
 
 
 class PriorDrafter(Drafter):

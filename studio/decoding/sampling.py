@@ -100,6 +100,16 @@ def pick(probs: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     return place.clamp(max=probs.shape[-1] - 1)
 
 
+def pick_where(probs: torch.Tensor, u: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """`pick` where bool (...) says so, anything elsewhere: on a CPU only there; on a GPU, which
+    would wait for how many they are, everywhere."""
+    if probs.device.type != "cpu":
+        return pick(probs, u)
+    tokens = torch.zeros(u.shape, dtype=torch.int64)
+    tokens[where] = pick(probs[where], u[where])
+    return tokens
+
+
 def _is_zero(temperature: float | torch.Tensor) -> bool:
     return not isinstance(temperature, torch.Tensor) and temperature <= 0
 

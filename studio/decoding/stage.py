@@ -61,6 +61,9 @@ class PositionNoise:
             made = noise.gumbel(states, width, device=self._device)  # (R, V)
             values[torch.from_numpy(row), torch.from_numpy(slots[new])] = made
             self._held[row, slots[new]] = positions[new]
+        first, last = int(slots[0, 0]), int(slots[0, -1])
+        if last - first == slots.shape[1] - 1 and (slots == slots[0]).all():
+            return values[:, first : last + 1]
         return values[torch.from_numpy(rows), torch.from_numpy(slots)]  # (B, n, V)
 
 
