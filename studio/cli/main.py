@@ -13,6 +13,10 @@ import typer
 
 from studio.cli import bench, convert, demo, doctor, generate, models, reconstruct, train, verify
 
+# Threads that wait for each other spin; with another process on a core that costs ten times the
+# time. Read when torch is loaded.
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+
 app = typer.Typer(
     name="studio",
     help="Generative image, video and audio models that work through tokens.",

@@ -1,5 +1,9 @@
 """The command as a whole: help, version, and how errors are said."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 VERBS = ["demo", "generate", "reconstruct", "train", "convert", "verify", "models", "doctor"]
@@ -21,6 +25,18 @@ def test_version(call):
     import studio
 
     assert call("--version").stdout == f"{studio.__version__}\n"
+
+
+def test_waiting_threads_leave_busy_cores_alone():
+    """What the user has set stays; else it stands before torch is loaded."""
+    shown = "os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules"
+    code = f"import os, sys, studio.cli.main; print({shown})"
+    for given, expected in (({}, "3000 False"), ({"GOMP_SPINCOUNT": "5"}, "5 False")):
+        free = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env={**free, **given}, capture_output=True, text=True
+        )
+        assert done.stdout.strip() == expected, done.stderr
 
 
 def test_wrong_verbs_and_arguments(fails):
