@@ -16,8 +16,8 @@ def fixture(root):
     return folder
 
 
-def test_verify_holds(run_studio, fixture):
-    done = run_studio("verify", fixture)
+def test_verify_holds(forks, fixture):
+    done = forks.run("verify", fixture)
     assert done.returncode == 0 and done.stderr == "", done.stdout + done.stderr
     assert "llamagen_vq8" in done.stdout and "outputs hold" in done.stdout
     for head in ("output", "shape", "error", "tolerance", "ok"):

@@ -81,10 +81,10 @@ def test_prefix_lengths():
     assert prefix_lengths(1) == [1]
 
 
-def test_demo_of_the_bundled_models(run_studio, bundled, tmp_path):
+def test_demo_of_the_bundled_models(forks, bundled, tmp_path):
     for model in ("emoji-1d", "emoji-grid"):
         bundled(model)
-    done = run_studio("demo", cwd=tmp_path)
+    done = forks.run("demo", cwd=tmp_path)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     text, page = check_page(tmp_path / "studio-demo" / "index.html")
     assert len(page.images) >= 4 * len(PROMPTS)

@@ -284,14 +284,14 @@ def test_a_full_disk(fails, run_studio, tiny_model):
 
 
 @pytest.mark.parametrize("model", ["emoji-1d", "emoji-grid"])
-def test_bundled_models_give_the_same_bytes(run_studio, bundled, tmp_path, model):
+def test_bundled_models_give_the_same_bytes(forks, bundled, tmp_path, model):
     bundled(model)
     args = ["generate", "red apple", "-m", model, "--seed", 7]
     for name in ("a.png", "b.png"):
-        done = run_studio(*args, "-o", name, cwd=tmp_path)
+        done = forks.run(*args, "-o", name, cwd=tmp_path)
         assert done.returncode == 0 and done.stderr == "", done.stderr
-    run_studio(*args, "-n", 3, "-o", "c.png", "--batch", 3, cwd=tmp_path)
-    run_studio("generate", "--from", "c-0.png", "-o", "d.png", cwd=tmp_path)
+    forks.run(*args, "-n", 3, "-o", "c.png", "--batch", 3, cwd=tmp_path)
+    forks.run("generate", "--from", "c-0.png", "-o", "d.png", cwd=tmp_path)
     first = (tmp_path / "a.png").read_bytes()
     assert all(first == (tmp_path / f"{name}.png").read_bytes() for name in ("b", "c-0", "d"))
     red, green, blue = Image.open(tmp_path / "a.png").resize((1, 1)).getpixel((0, 0))

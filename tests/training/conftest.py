@@ -1,5 +1,7 @@
 """A folder of small captioned pictures, and tiny recipes over it."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import yaml
@@ -49,14 +51,20 @@ def pictures(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def write_recipe(tmp_path, pictures):
-    """`write_recipe(**changes)` is the path of a tiny tokenizer recipe over the pictures."""
+@pytest.fixture(scope="session")
+def write_recipe_in(pictures):
+    """`write_recipe_in(folder, **changes)` is `write_recipe` for fixtures that many tests share."""
 
-    def write(base=TOKENIZER, **changes):
+    def write(folder, base=TOKENIZER, **changes):
         recipe = {**base, "data": {"kind": "folder", "path": str(pictures), "size": 16}, **changes}
-        path = tmp_path / f"{recipe['name']}.yaml"
+        path = folder / f"{recipe['name']}.yaml"
         path.write_text(yaml.safe_dump(recipe))
         return path
 
     return write
+
+
+@pytest.fixture
+def write_recipe(tmp_path, write_recipe_in):
+    """`write_recipe(**changes)` is the path of a tiny tokenizer recipe over the pictures."""
+    return partial(write_recipe_in, tmp_path)

@@ -13,18 +13,20 @@ KINDS = {
 }
 
 
-@pytest.fixture
-def parts(write_recipe, tmp_path):
-    """Folders of a trained tokenizer, its captions and both generators."""
-    tokenizer = train(write_recipe(steps=4), out=tmp_path / "tokenizer")
+@pytest.fixture(scope="module")
+def parts(write_recipe_in, tmp_path_factory):
+    """Folders of a trained tokenizer, its captions and both generators; not to be changed."""
+    place = tmp_path_factory.mktemp("parts")
+    tokenizer = train(write_recipe_in(place, steps=4), out=place / "tokenizer")
     folders = {}
     for kind, model in KINDS.items():
         requires = {"tokenizer": str(tokenizer)}
         share = 0.0 if folders else 0.5
         if folders:
-            requires |= {"captions": str(tmp_path / "autoregressive" / "text_tokenizer")}
+            requires |= {"captions": str(place / "autoregressive" / "text_tokenizer")}
             requires |= {"start": str(folders["autoregressive"])}
-        recipe = write_recipe(
+        recipe = write_recipe_in(
+            place,
             name=kind,
             task="generator",
             model=model,
@@ -32,8 +34,8 @@ def parts(write_recipe, tmp_path):
             requires=requires,
             steps=4,
         )
-        folders[kind] = train(recipe, out=tmp_path / kind)
-    return tokenizer, tmp_path / "autoregressive" / "text_tokenizer", folders
+        folders[kind] = train(recipe, out=place / kind)
+    return tokenizer, place / "autoregressive" / "text_tokenizer", folders
 
 
 def test_the_bundle_opens_with_both_generators(parts, tmp_path):

@@ -2,8 +2,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -28,18 +26,24 @@ def curve(folder: Path) -> dict[int, float]:
     return dict(losses)
 
 
-def kill_in_the_middle(recipe: Path, out: Path, root: Path) -> int:
+def kill_in_the_middle(recipe: Path, out: Path, forks) -> int:
     """Kills `studio train`, a process of its own, at a random moment; returns its last step."""
-    command = [sys.executable, "-m", "studio.cli.main", "train", str(recipe), "--out", str(out)]
-    env = {**os.environ, "PYTHONPATH": str(root)}
-    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = forks.start("train", recipe, "--out", out)
     goal, log = random.randint(6, 18), out / "metrics.jsonl"
     while process.poll() is None and (not log.exists() or log.read_text().count("\n") < goal):
         time.sleep(0.01)
-    assert process.poll() is None, process.stderr.read().decode()
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert process.poll() is None, process.err.read_text()
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
     return max(curve(out))
+
+
+@pytest.fixture(scope="module")
+def whole(write_recipe_in, tmp_path_factory) -> Path:
+    """The folder of a run that nothing stopped; not to be changed."""
+    place = tmp_path_factory.mktemp("whole")
+    train(write_recipe_in(place), out=place / "run")
+    return place / "run"
 
 
 def assert_same_curve(broken: Path, whole: Path) -> None:
@@ -48,24 +52,22 @@ def assert_same_curve(broken: Path, whole: Path) -> None:
     assert max(abs(a[step] - b[step]) for step in b) <= 1e-6
 
 
-def test_a_killed_run_goes_on_to_the_same_numbers(write_recipe, tmp_path, root):
+def test_a_killed_run_goes_on_to_the_same_numbers(write_recipe, tmp_path, whole, forks):
     recipe = write_recipe()
-    stopped = kill_in_the_middle(recipe, tmp_path / "broken", root)
+    stopped = kill_in_the_middle(recipe, tmp_path / "broken", forks)
     assert stopped < 24
     final = train(recipe, out=tmp_path / "broken")
-    train(recipe, out=tmp_path / "whole")
-    assert_same_curve(tmp_path / "broken", tmp_path / "whole")
+    assert_same_curve(tmp_path / "broken", whole)
     one, other = (
-        find_class("PrefixTokenizer").from_pretrained(tmp_path / name / "final").state_dict()
-        for name in ("broken", "whole")
+        find_class("PrefixTokenizer").from_pretrained(folder / "final").state_dict()
+        for folder in (tmp_path / "broken", whole)
     )
     assert all(torch.equal(one[key], other[key]) for key in one)
     assert not [p.name for p in final.parent.iterdir() if p.name.startswith(".")]
 
 
 @pytest.mark.parametrize("kind", GENERATORS)
-def test_a_generator_resumes_over_cached_tokens(kind, write_recipe, tmp_path):
-    train(write_recipe(steps=6), out=tmp_path / "tokenizer")
+def test_a_generator_resumes_over_cached_tokens(kind, write_recipe, tmp_path, whole):
     name, config = GENERATORS[kind]
     config = {"dim": 32, "num_layers": 1, "num_heads": 2, "text_layers": 1, **config}
     config |= {"token_levels": [8, 8], "head": "digits", "position_tables": True}
@@ -74,7 +76,7 @@ def test_a_generator_resumes_over_cached_tokens(kind, write_recipe, tmp_path):
         task="generator",
         model={"class": name, "config": config},
         loss={"cache": 32, "vocabulary": 300, "short": 0.5},
-        requires={"tokenizer": str(tmp_path / "tokenizer" / "final")},
+        requires={"tokenizer": str(whole / "final")},
         steps=12,
     )
     changed = load_recipe(recipe)
@@ -98,21 +100,19 @@ def _stop_at(step: int):
     return progress
 
 
-def test_training_lowers_the_loss_and_writes_what_the_readme_says(write_recipe, tmp_path):
-    final = train(write_recipe(), out=tmp_path / "run")
-    losses = curve(tmp_path / "run")
+def test_training_lowers_the_loss_and_writes_what_the_readme_says(whole):
+    losses = curve(whole)
     assert sum(losses[s] for s in (22, 23, 24)) < sum(losses[s] for s in (1, 2, 3))
-    assert (tmp_path / "run" / "sheet-0000024.png").stat().st_size > 100
-    assert (tmp_path / "run" / "tokens-final" / "config.json").exists()
-    weights = final / "diffusion_pytorch_model.safetensors"
-    assert weights.exists() and (final / "config.json").exists()
+    assert (whole / "sheet-0000024.png").stat().st_size > 100
+    assert (whole / "tokens-final" / "config.json").exists()
+    weights = whole / "final" / "diffusion_pytorch_model.safetensors"
+    assert weights.exists() and (whole / "final" / "config.json").exists()
 
 
-def test_the_tokens_are_final_when_the_encoder_stops(write_recipe, tmp_path):
-    final = train(write_recipe(), out=tmp_path / "run")
+def test_the_tokens_are_final_when_the_encoder_stops(whole):
     cls = find_class("PrefixTokenizer")
-    early = cls.from_pretrained(tmp_path / "run" / "tokens-final").float()
-    late = cls.from_pretrained(final).float()
+    early = cls.from_pretrained(whole / "tokens-final").float()
+    late = cls.from_pretrained(whole / "final").float()
     images = torch.rand(4, 3, 16, 16) * 2 - 1
     assert torch.equal(early.encode(images).tokens, late.encode(images).tokens)
     assert not torch.equal(early.reconstruct(images), late.reconstruct(images))
