@@ -15,11 +15,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from studio.layers.istft import inverse_stft
+from studio.layers.spectrogram import hann
 
 LOWEST, HIGHEST = 55.0, 500.0  # Hz
 _WINDOW = 0.04  # seconds
 _LONGER_COSTS = 0.05  # per octave of the period, against octave errors
 _QUIET = 1e-3
+_SMOOTH = 1200.0  # Hz
 _NOISE = 2**16
 _LOUDEST = 3.0
 
@@ -44,7 +46,10 @@ def pitch(wave: torch.Tensor, sample_rate: int, hop: int) -> tuple[torch.Tensor,
     window, own = window.to(wave.device), own.to(wave.device)
     frames = (frames - frames.mean(-1, keepdim=True)) * window  # (B, T, size)
     power = torch.view_as_real(torch.fft.rfft(frames, n_fft)).square().sum(-1)
-    correlation = torch.fft.irfft(power, n_fft)  # (B, T, n_fft)
+    low = power * _low_pass(n_fft, sample_rate).to(wave.device)
+    # hiss has little power down there, and what it has looks periodic
+    tonal = (4 * low.sum(-1) / power.sum(-1).clamp(min=1e-12)).clamp(max=1)
+    correlation = torch.fft.irfft(low, n_fft)  # (B, T, n_fft)
     first, last = int(sample_rate / HIGHEST), int(sample_rate / LOWEST) + 1
     energy = correlation[..., :1]
     height = correlation[..., first - 1 : last + 2] / own[first - 1 : last + 2]
@@ -57,7 +62,7 @@ def pitch(wave: torch.Tensor, sample_rate: int, hop: int) -> tuple[torch.Tensor,
     shift = ((after - before) / (2 * curve)).clamp(-0.5, 0.5)
     hertz = sample_rate / (first + best.squeeze(-1) + shift)
     loud = energy.squeeze(-1) > _QUIET**2 * size / 4
-    return hertz.clamp(LOWEST, HIGHEST), peak.clamp(0, 1) * loud
+    return hertz.clamp(LOWEST, HIGHEST), peak.clamp(0, 1) * tonal * loud
 
 
 @functools.lru_cache(maxsize=4)
@@ -67,6 +72,13 @@ def _window(size: int, n_fft: int) -> tuple[torch.Tensor, torch.Tensor]:
     power = torch.fft.rfft(window, n_fft).abs().square()
     own = torch.fft.irfft(power, n_fft)
     return window, (own / own[0]).clamp(min=1e-3)
+
+
+@functools.lru_cache(maxsize=4)
+def _low_pass(n_fft: int, sample_rate: int) -> torch.Tensor:
+    """Weights of the bins' powers: sharp peaks of the correlation would fall between its lags."""
+    hertz = torch.linspace(0, sample_rate / 2, n_fft // 2 + 1)
+    return 1 / (1 + (hertz / _SMOOTH) ** 4)
 
 
 def cycles(hertz: torch.Tensor, sample_rate: int, hop: int) -> torch.Tensor:
@@ -80,7 +92,7 @@ def cycles(hertz: torch.Tensor, sample_rate: int, hop: int) -> torch.Tensor:
 
 def pulses(cycles: torch.Tensor, hertz: torch.Tensor, sample_rate: int, hop: int) -> torch.Tensor:
     """A pulse train without aliases: the sum of all cosines below half the sample rate, each of
-    amplitude sqrt(2 * pitch / sample_rate), so that its power does not depend on the pitch.
+    amplitude 2 * sqrt(pitch / sample_rate), so that its power is 1 at every pitch.
 
     Args:
         cycles: float64 (B, L), L = T * hop.
@@ -94,7 +106,7 @@ def pulses(cycles: torch.Tensor, hertz: torch.Tensor, sample_rate: int, hop: int
     near = below.abs() < 1e-4
     above = ((2 * count + 1) * half).sin()
     ratio = torch.where(near, 2 * count + 1, above / torch.where(near, 1.0, below))
-    return (ratio - 1) / 2 * (2 * fine / sample_rate).sqrt()
+    return (ratio - 1) / 2 * 2 * (fine / sample_rate).sqrt()
 
 
 def noise(length: int, device: torch.device, *, start: int = 0) -> torch.Tensor:
@@ -117,15 +129,12 @@ class SourceFilter(nn.Module):
         sample_rate: in Hz.
     """
 
-    window: torch.Tensor
-
     def __init__(self, dim: int, *, n_fft: int, hop: int, sample_rate: int):
         super().__init__()
         self.n_fft, self.hop, self.sample_rate = n_fft, hop, sample_rate
         self.out = nn.Linear(dim, 3 * (n_fft // 2 + 1))
         nn.init.trunc_normal_(self.out.weight, std=0.01)
         nn.init.zeros_(self.out.bias)
-        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
 
     @property
     def reach(self) -> int:
@@ -164,5 +173,5 @@ class SourceFilter(nn.Module):
         """(B, L) to complex (B, bins, F), framed as `inverse_stft` with padding "same" does."""
         side = (self.n_fft - self.hop) // 2
         padded = F.pad(wave, (side, self.n_fft - self.hop - side))
-        options = {"window": self.window, "center": False, "return_complex": True}
+        options = {"window": hann(self.n_fft, wave.device), "center": False, "return_complex": True}
         return torch.stft(padded, self.n_fft, self.hop, **options)

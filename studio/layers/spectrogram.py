@@ -62,6 +62,18 @@ def magnitudes(
     return spectrum.abs()  # (B, F, T)
 
 
+@functools.lru_cache(maxsize=32)
+def hann(size: int, device: torch.device) -> torch.Tensor:
+    """A periodic Hann window (size,). No buffer, which half precision would round."""
+    return torch.hann_window(size, device=device)
+
+
+@functools.lru_cache(maxsize=32)
+def mel_bank(sample_rate: int, n_fft: int, n_mels: int, device: torch.device) -> torch.Tensor:
+    """`mel_filterbank` on a device."""
+    return mel_filterbank(sample_rate, n_fft, n_mels).to(device)
+
+
 class LogMel(nn.Module):
     """Logarithm of the mel bands of a magnitude spectrogram with a periodic Hann window.
 
@@ -72,9 +84,6 @@ class LogMel(nn.Module):
         clip: smaller band values count as this.
         center: reflect half a window at both ends.
     """
-
-    window: torch.Tensor
-    bands: torch.Tensor
 
     def __init__(
         self,
@@ -87,15 +96,13 @@ class LogMel(nn.Module):
         center: bool = True,
     ):
         super().__init__()
+        self.sample_rate, self.n_mels = sample_rate, n_mels
         self.n_fft, self.hop, self.clip, self.center = n_fft, hop, clip, center
-        bands = mel_filterbank(sample_rate, n_fft, n_mels)
-        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
-        self.register_buffer("bands", bands.clone(), persistent=False)
 
     def forward(self, wave: torch.Tensor) -> torch.Tensor:
-        """Float (B, L) to (B, n_mels, T)."""
-        spectrum = magnitudes(
-            wave, self.n_fft, self.hop, window=self.window, center=self.center, floor=1e-16
-        )
-        mel = torch.einsum("bft,fm->bmt", spectrum, self.bands)  # (B, M, T)
-        return mel.clamp(min=self.clip).log()
+        """(B, L) to float32 (B, n_mels, T)."""
+        window = hann(self.n_fft, wave.device)
+        options = {"window": window, "center": self.center, "floor": 1e-16}
+        spectrum = magnitudes(wave.float(), self.n_fft, self.hop, **options)  # (B, F, T)
+        bank = mel_bank(self.sample_rate, self.n_fft, self.n_mels, wave.device)  # (F, M)
+        return (bank.T @ spectrum).clamp(min=self.clip).log()

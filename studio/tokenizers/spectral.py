@@ -10,6 +10,7 @@ windows; the phase of the pulses runs on over the whole clip. Left out on purpos
 phase, which neither bands nor pitch carry.
 """
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -97,8 +98,6 @@ class SpectralTokenizer(AudioTokenizer):
         self.norm_fine = nn.LayerNorm(fine_dim)
         n_fft = n_fft or 4 * self.step
         self.head = SourceFilter(fine_dim, n_fft=n_fft, hop=self.step, sample_rate=sample_rate)
-        spread = _spread(sample_rate, mel_window, n_mels, n_fft)
-        self.register_buffer("spread", spread, persistent=False)
 
     # --- encoding --------------------------------------------------------------------------------
 
@@ -118,7 +117,7 @@ class SpectralTokenizer(AudioTokenizer):
         length = max(count * self.hop, self.mel.n_fft // 2 + 1)
         padded = F.pad(waves[:, 0].float(), (0, length - waves.shape[-1]))  # (B, L')
         with torch.autocast(waves.device.type, enabled=False):
-            bands = self.mel.float()(padded)[..., : count * self.frames]  # (B, M, F)
+            bands = self.mel(padded)[..., : count * self.frames]  # (B, M, F)
             hertz, height = pitch(padded[:, : count * self.hop], self.sample_rate, self.step)
         low, high = _VOICED
         voiced = ((height - low) / (high - low)).clamp(0, 1)
@@ -189,7 +188,9 @@ class SpectralTokenizer(AudioTokenizer):
         h = h.unflatten(-1, (self.frames, -1)).flatten(1, 2)  # (B, F, D'')
         h = self.norm_fine(self.fine(h.transpose(1, 2)).transpose(1, 2))
         bands = (self._per_frame(outline)[..., : self.n_mels].float() + 1) * _SPREAD
-        levels = (bands + math.log(self.mel.clip)) @ self.spread[:-1] + self.spread[-1]
+        sizes = (self.sample_rate, self.mel.n_fft, self.n_mels, self.head.n_fft)
+        spread = _spread(*sizes).to(bands.device)  # (M + 1, bins)
+        levels = (bands + math.log(self.mel.clip)) @ spread[:-1] + spread[-1]  # (B, F, bins)
         return self.head(h, levels, hertz, turns, start=start)
 
     def synthesize(self, vectors: torch.Tensor) -> torch.Tensor:
@@ -263,6 +264,7 @@ def _blocks(count: int, dim: int, hidden_dim: int) -> nn.Sequential:
     return nn.Sequential(*(ConvNeXtBlock(dim, hidden_dim, scale=scale) for _ in range(count)))
 
 
+@functools.lru_cache(maxsize=8)
 def _spread(sample_rate: int, window: int, n_mels: int, n_fft: int) -> torch.Tensor:
     """Log bands to log magnitudes of bins, linear between the bands' middles: (M + 1, n_fft / 2 +
     1), the last row a constant (what a band sums up, and how loud the sources are)."""

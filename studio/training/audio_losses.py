@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from studio.layers.spectrogram import LogMel, magnitudes, mel_filterbank
+from studio.layers.spectrogram import LogMel, hann, magnitudes, mel_bank
 
 
 class MelLoss(nn.Module):
@@ -50,22 +50,19 @@ class SpectralLoss(nn.Module):
         floor: float = 1e-2,
     ):
         super().__init__()
-        self.windows, self.mel, self.floor = windows, mel, floor
-        for n, count in zip(windows, bands, strict=True):
-            bank = mel_filterbank(sample_rate, n, count).clone()
-            self.register_buffer(f"window{n}", torch.hann_window(n), persistent=False)
-            self.register_buffer(f"bank{n}", bank, persistent=False)
+        self.sample_rate, self.windows, self.bands = sample_rate, windows, bands
+        self.mel, self.floor = mel, floor
 
     def forward(self, fake: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         """(B, 1, L) twice to a scalar."""
         total = fake.new_zeros(())
-        for n in self.windows:
+        for n, count in zip(self.windows, self.bands, strict=True):
             floor = self.floor * n / 512
-            options = {"window": getattr(self, f"window{n}"), "floor": floor**2}
+            options = {"window": hann(n, real.device), "floor": floor**2}
             one = magnitudes(fake.flatten(0, 1).float(), n, n // 4, **options)  # (B, F, T)
             other = magnitudes(real.flatten(0, 1).float(), n, n // 4, **options)
             convergence = (one - other).norm() / other.norm()
-            bank = getattr(self, f"bank{n}").T  # (M, F)
+            bank = mel_bank(self.sample_rate, n, count, real.device).T  # (M, F)
             bands = F.l1_loss((bank @ one + floor).log(), (bank @ other + floor).log())
             total = total + convergence + F.l1_loss(one.log(), other.log()) + self.mel * bands
         return total / len(self.windows)

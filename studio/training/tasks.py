@@ -1,5 +1,6 @@
 """What a task must give to the training loop, and the tasks by name."""
 
+import copy
 import importlib
 from pathlib import Path
 from typing import Any, Protocol
@@ -75,9 +76,6 @@ def tile(images: torch.Tensor, columns: int) -> torch.Tensor:
 
 def export_model(model: ModelMixin, folder: Path) -> None:
     """`save_pretrained` in half precision, whole or not at all."""
-    state = {k: v.detach().clone() for k, v in model.state_dict().items()}
-    try:
-        with atomic_folder(folder) as temporary:
-            model.half().save_pretrained(temporary)
-    finally:
-        model.float().load_state_dict(state)
+    # a copy, since halving rounds buffers that no state dict holds
+    with atomic_folder(folder) as temporary:
+        copy.deepcopy(model).half().save_pretrained(temporary)  # pyright: ignore
