@@ -205,7 +205,12 @@ class DecodeState:
 @dataclass(frozen=True)
 class DecodeStats:
     """What a whole decoding cost: `steps`, network `passes`, `tokens` made a sample, `seconds` of
-    wall clock, and tokens `proposed` and `accepted` over all samples."""
+    wall clock, and tokens `proposed` and `accepted` over all samples.
+
+    `draft_passes` of a draft model. `speculating` is None where tokens are made one a pass, or by
+    other means than drafts; False where speculation has switched itself off, since it does not pay
+    on this machine.
+    """
 
     steps: int
     passes: int
@@ -213,3 +218,5 @@ class DecodeStats:
     seconds: float
     proposed: int
     accepted: int
+    draft_passes: int = 0
+    speculating: bool | None = None

@@ -38,7 +38,10 @@ def generate(
     temperature: Annotated[float | None, number_option("0 takes the best token.")] = None,
     top_k: Annotated[int | None, whole_option("Draw from the best K tokens; 0 for all.")] = None,
     top_p: Annotated[float | None, number_option("Draw from this share of probability.")] = None,
-    decoding: Annotated[str | None, typer.Option(help="A decoding strategy by name.")] = None,
+    decoding: Annotated[
+        str | None,
+        typer.Option(help="plain, seed, exact, grouped, relaxed, ... or a strategy's class."),
+    ] = None,
     options: Annotated[
         list[str] | None,
         typer.Option("--option", help="An option of the strategy.", metavar="KEY=VALUE"),
@@ -174,6 +177,14 @@ def _make(pipe, request, paths: list[Path], *, picture, batch: int) -> None:
             write_image(path, made, single.to_dict())
             stats = output.stats
             typer.echo(
-                f"{path}  seed {single.seed}, {stats.tokens} tokens in {stats.passes} passes, "
-                f"{stats.seconds / len(part):.2f} s"
+                f"{path}  seed {single.seed}, {stats.tokens} tokens in {stats.passes} passes"
+                f"{drafts_text(stats)}, {stats.seconds / len(part):.2f} s"
             )
+
+
+def drafts_text(stats) -> str:
+    """What speculation did, for the line of a picture; nothing where there was none."""
+    if stats.speculating is None:
+        return ""
+    text = f", {stats.accepted} of {stats.proposed} drafts accepted"
+    return text if stats.speculating else f"{text}, drafting switched off as it does not pay"

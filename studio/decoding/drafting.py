@@ -22,7 +22,7 @@ import torch
 from studio.decoding import noise
 from studio.decoding.acceptance import couple, one_hot
 from studio.decoding.feeding import Feeder
-from studio.decoding.filling import INITIALISERS
+from studio.decoding.filling import INITIALISERS, has_prior
 from studio.decoding.sampling import pick, pick_where
 from studio.decoding.stage import Scores, Stage
 
@@ -191,7 +191,7 @@ class PriorDrafter(Drafter):
 
     def __init__(self, stage, config, draft_run=None):
         super().__init__(stage, config)
-        if not hasattr(stage.run, "prior_logits"):
+        if not has_prior(stage.run):
             raise ValueError("drafter 'prior' needs a generator with a prior")
 
     def propose(self, count):

@@ -87,13 +87,18 @@ def copying_filler(stage: Stage, name: str) -> Filler:
     return fill
 
 
+def has_prior(run) -> bool:
+    """Whether a run has scores of tokens before it has seen any."""
+    return getattr(run, "has_prior", hasattr(run, "prior_logits"))
+
+
 def prior_filler(stage: Stage) -> Filler:
     """Draws from what the generator says before it has seen any token.
 
     Raises:
         ValueError: the run has no prior.
     """
-    if not hasattr(stage.run, "prior_logits"):
+    if not has_prior(stage.run):
         raise ValueError("initialiser 'prior' needs a generator with a prior")
 
     def fill(tokens: np.ndarray, missing: np.ndarray) -> torch.Tensor | None:
@@ -111,10 +116,18 @@ def prior_filler(stage: Stage) -> Filler:
     return fill
 
 
+def best_filler(stage: Stage) -> Filler:
+    """ "prior" where the generator has one, else "above"."""
+    if has_prior(stage.run):
+        return prior_filler(stage)
+    return copying_filler(stage, "above")
+
+
 # name -> how the filler of a stream is made; a new one is one line here.
 INITIALISERS: dict[str, Callable[[Stage], Filler]] = {
     "random": random_filler,
     "left": lambda stage: copying_filler(stage, "left"),
     "above": lambda stage: copying_filler(stage, "above"),
     "prior": prior_filler,
+    "auto": best_filler,
 }

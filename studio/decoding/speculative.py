@@ -55,7 +55,8 @@ class Speculative(DecodingStrategy):
             by measured costs, and switches speculation off where it does not pay. In all modes but
             "seed" other windows give other samples of the same quality.
         initialiser: "random", "left", "above" or "prior", for places that Jacobi drafts have not
-            reached yet; "above" is "left" where there is no row above.
+            reached yet; "above" is "left" where there is no row above, and "auto" is "prior" where
+            the generator has one and else "above".
         coupling: "maximal" or "gumbel", of "coupled" drafts.
         group_size, group_delta, group_distance: G (None for the released code's 7 below and 6
             above), the most difference of probability and of squared distance in the codebook of
@@ -86,8 +87,8 @@ class Speculative(DecodingStrategy):
         *,
         acceptance: str = "seed",
         drafter: str = "jacobi",
-        window: int | str = 16,
-        initialiser: str = "above",
+        window: int | str = 32,
+        initialiser: str = "auto",
         coupling: str = "maximal",
         temperature: float = 1.0,
         top_k: int = 0,
@@ -201,6 +202,17 @@ class Speculative(DecodingStrategy):
         drafter = DRAFTERS[self.config.drafter](stage, self.config, draft_run)
         return SpeculativeLoop(stage, drafter, window, rule).states()
 
+    @property
+    def neighbours_wanted(self) -> int:
+        """How many neighbours of every code a table should hold; 0 where there is one already, or
+        none is needed."""
+        c = self.config
+        if self.neighbours is not None or c.acceptance not in ("grouped", "relaxed"):
+            return 0
+        if c.acceptance == "grouped":
+            return int(c.group_distance is not None)
+        return max(1, c.relax_neighbours)
+
     def _make_rule(self, device) -> Rule:
         table = None if self.neighbours is None else self.neighbours.to(device)
         return RULES[self.config.acceptance](self.config, table)
@@ -213,7 +225,8 @@ class Speculative(DecodingStrategy):
         faithful = self.config.acceptance == "seed"
         costs = self.costs
         if costs is None:
-            size = batch if faithful else 1
+            # Not a curve for every batch: one for each power of two.
+            size = 1 << (batch - 1).bit_length() if faithful else 1
             costs = self._measured(run, size)
             if draft_run is not None:
                 each = self._measured(draft_run, size)[1]

@@ -103,7 +103,7 @@ def generate(
         options: of the decoding strategy, for example `guidance_scale=2.0`.
     """
     seeds = list(range(len(prompts))) if seeds is None else seeds
-    strategy = pipeline.decoding.with_options(**options)
+    strategy = pipeline.sped_up(pipeline.decoding.with_options(**options))
     pipeline.set_progress_bar_config(disable=True)
     parts = []
     for start in range(0, len(prompts), batch_size):

@@ -135,6 +135,11 @@ class AutoregressiveRun:
         cond, uncond = logits.chunk(2)
         return self.guidance.combine(cond, uncond, self._scale(self.guidance, starts, logits))
 
+    @property
+    def has_prior(self) -> bool:
+        """Whether `prior_logits` has something to say."""
+        return self.model.prior is not None
+
     @torch.no_grad()
     def prior_logits(self, starts: list[int], count: int) -> torch.Tensor:
         """What the prior alone says, without a pass: guided logits (B, count, V) of the tokens

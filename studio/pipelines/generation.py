@@ -14,7 +14,12 @@ from typing import Any
 
 import torch
 
+from studio.decoding.autoregressive import Autoregressive
 from studio.decoding.base import DecodingStrategy
+from studio.decoding.loop import Speculation
+from studio.decoding.modes import find_mode
+from studio.decoding.neighbours import Neighbours
+from studio.decoding.speculative import Speculative
 from studio.generators.base import Generator
 from studio.outputs import DecodeState, DecodeStats
 from studio.pipelines import steps
@@ -48,6 +53,23 @@ class Job:
     keep: torch.Tensor | None = None
     callback: StepCallback | None = None
     callback_inputs: Sequence[str] = ()
+
+
+def _speed(state: DecodeState) -> dict[str, Any]:
+    """What a speculative decoding adds to the statistics."""
+    if not isinstance(state, Speculation):
+        return {}
+    return {"draft_passes": state.draft_passes, "speculating": state.speculating}
+
+
+def codebook(tokenizer) -> torch.Tensor | None:
+    """The vectors (V, D) of all codes; None where a tokenizer has no single codebook."""
+    size = tokenizer.layout.vocab_size
+    for part in tokenizer.modules():
+        if hasattr(part, "lookup") and getattr(part, "codebook_size", None) == size:
+            device = next(tokenizer.parameters()).device
+            return part.lookup(torch.arange(size, device=device)).detach().float()  # (V, D)
+    return None
 
 
 class GenerationPipeline(StudioPipeline):
@@ -122,9 +144,11 @@ class GenerationPipeline(StudioPipeline):
         return job if image is None else self._with_image(job, image, mask_image, strength)
 
     def make_strategy(self, decoding=None, *, num_inference_steps=None, **overrides):
-        """The pipeline's strategy, or `decoding`, with what a call overrides; None overrides
-        nothing."""
+        """The pipeline's strategy, or `decoding` (one, or the name of a mode), with what a call
+        overrides; None overrides nothing. The pipeline's own `Autoregressive` is sped up."""
         strategy = self.decoding if decoding is None else decoding
+        if isinstance(decoding, str):
+            strategy = find_mode(decoding, self.decoding.config)
         if not isinstance(strategy, DecodingStrategy):
             raise ValueError(
                 f"decoding must be a DecodingStrategy, but is a {type(strategy).__name__}"
@@ -134,7 +158,39 @@ class GenerationPipeline(StudioPipeline):
                 f"num_inference_steps {num_inference_steps!r}: {type(strategy).__name__} makes a "
                 "token a step; use num_tokens, or a masked generator"
             )
-        return strategy.with_options(num_steps=num_inference_steps, **overrides)
+        strategy = strategy.with_options(num_steps=num_inference_steps, **overrides)
+        if decoding is None:
+            strategy = self.sped_up(strategy)
+        return self._with_neighbours(strategy)
+
+    def sped_up(self, strategy: DecodingStrategy) -> DecodingStrategy:
+        """Seed-faithful speculation in place of plain decoding: the same tokens in fewer passes.
+        Only where a pass over many tokens rounds as one over one does."""
+        network = getattr(self.generator, "_orig_mod", self.generator)
+        exact = network.dtype == torch.float32 and getattr(network, "precision", None) is None
+        if type(strategy) is not Autoregressive or not exact or self.cache != "static":
+            return strategy
+        return find_mode("seed", strategy.config)
+
+    def _with_neighbours(self, strategy: DecodingStrategy) -> DecodingStrategy:
+        """The table of neighbours, found once, for strategies that want one and have none."""
+        if not isinstance(strategy, Speculative) or not strategy.neighbours_wanted:
+            return strategy
+        wanted = strategy.neighbours_wanted
+        held = self.__dict__.get("_neighbours")
+        if held is None or held.nearest.shape[1] < min(wanted, len(held.codebook) - 1):
+            vectors = codebook(self.tokenizer)
+            if vectors is None and strategy.config.acceptance == "grouped":
+                return strategy  # groups by probability alone
+            if vectors is None:
+                raise ValueError(
+                    f"decoding: {type(self.tokenizer).__name__} has no codebook whose neighbours "
+                    "could stand for each other"
+                )
+            held = self.__dict__["_neighbours"] = Neighbours.build(vectors, wanted)
+        strategy = strategy.with_options()
+        strategy.neighbours = held
+        return strategy
 
     def _with_image(self, job: Job, image, mask_image, strength) -> Job:
         """The job of an inpainting (`mask_image`) or a variation (`strength`) of a picture."""
@@ -184,14 +240,16 @@ class GenerationPipeline(StudioPipeline):
             keep=job.keep,
             num_tokens=job.num_tokens,
         )
-        proposed = accepted = 0
+        proposed = accepted = step = 0
         with self.progress_bar(total=strategy.max_steps(count)) as bar:
             for state in states:
                 proposed = proposed + state.proposed.sum()
                 accepted = accepted + state.accepted.sum()
-                bar.update()
+                bar.update(state.step - step)
                 self._call_back(job, state)
-                if preview_interval and not state.step % preview_interval:
+                due = preview_interval and state.step // preview_interval > step // preview_interval
+                step = state.step
+                if due:
                     yield self._preview(job, state)
                 if self._interrupt:
                     break
@@ -199,8 +257,10 @@ class GenerationPipeline(StudioPipeline):
         if job.output_type != "tokens":
             images = steps.to_output(self._decode(job, state, job.generators), job.output_type)
         seconds = time.perf_counter() - started
-        made = int(state.known[0, :count].sum())
-        stats = DecodeStats(state.step, state.passes, made, seconds, int(proposed), int(accepted))
+        made = int(state.known[:, :count].sum(dim=1).min())
+        stats = DecodeStats(
+            state.step, state.passes, made, seconds, int(proposed), int(accepted), **_speed(state)
+        )
         self.maybe_free_model_hooks()
         yield ImageOutput(images=images, tokens=state.tokens[:, :count].clone().cpu(), stats=stats)
 
@@ -235,7 +295,7 @@ class GenerationPipeline(StudioPipeline):
     def _decode(self, job: Job, state: DecodeState, generators) -> torch.Tensor:
         """The pictures (B, 3, H, W) of a state; what is not known yet is left out or made up."""
         tokens, layout, count = state.tokens, self.tokenizer.layout, job.num_tokens
-        made = int(state.known[0].sum())
+        made = int(state.known.sum(dim=1).min())
         if not bool(state.known[:, : count or layout.num_tokens].all()):
             proposal = getattr(state, "proposal", None)
             if proposal is not None:

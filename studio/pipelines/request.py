@@ -15,6 +15,7 @@ import re
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from studio.decoding.modes import MODES, find_mode
 from studio.hub import DEFAULT_MODEL, KINDS
 from studio.registry import CLASSES, find_class
 
@@ -59,7 +60,8 @@ class Request:
         count: samples, 1 to 1024.
         guidance_scale, temperature, top_k, top_p, num_tokens, num_inference_steps, strength: as in
             the pipelines.
-        decoding, decoding_options: a strategy's class name, and options of it beside those above.
+        decoding, decoding_options: a strategy's class name or a mode's (`decoding.modes.MODES`),
+            and options of it beside those above.
         schema: version of this schema.
 
     Raises:
@@ -93,7 +95,7 @@ class Request:
         _check_pattern("input", self.input, re.compile("[0-9a-f]{64}"), "64 hex digits", none=True)
         _check_choice("generator", self.generator, list(KINDS))
         strategies = [n for n, module in CLASSES.items() if module.startswith("studio.decoding.")]
-        _check_choice("decoding", self.decoding, strategies)
+        _check_choice("decoding", self.decoding, [*strategies, *MODES])
         if self.prompt is not None:
             object.__setattr__(self, "prompt", check_prompt(self.prompt))
         if self.prompt is not None and self.class_label is not None:
@@ -164,9 +166,16 @@ class Request:
         if self.strength is not None:
             call["strength"] = self.strength
         if self.decoding is not None or self.decoding_options:
-            cls = type(pipe.decoding) if self.decoding is None else find_class(self.decoding)
-            call["decoding"] = cls.from_config(pipe.decoding.config, **self.decoding_options)
+            call["decoding"] = self._strategy(pipe)
         return call
+
+    def _strategy(self, pipe):
+        config, options = pipe.decoding.config, self.decoding_options
+        if self.decoding is None:
+            return pipe.sped_up(type(pipe.decoding).from_config(config, **options))
+        if self.decoding in MODES:
+            return find_mode(self.decoding, config, **options)
+        return find_class(self.decoding).from_config(config, **options)
 
 
 def _shown(value: Any) -> str:

@@ -98,7 +98,7 @@ class TextToImagePipeline(GenerationPipeline):
         top_p: float | None = None,
         num_inference_steps: int | None = None,
         num_tokens: int | None = None,
-        decoding: DecodingStrategy | None = None,
+        decoding: DecodingStrategy | str | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         image=None,
         mask_image=None,
@@ -114,7 +114,9 @@ class TextToImagePipeline(GenerationPipeline):
             guidance_scale, temperature, top_k, top_p, num_inference_steps: override the strategy's
                 options for this call; None leaves them. Steps are for masked generators.
             num_tokens: make and decode only so many leading tokens, where prefixes can be decoded.
-            decoding: a strategy for this call.
+            decoding: a strategy for this call, or the name of a mode (`decoding.modes.MODES`), such
+                as "exact" or "plain". When None an ordered generator makes the tokens of its
+                `Autoregressive` in fewer passes, where that is faster here.
             generator: one a sample, or one for all; a sample's result depends on its own alone.
             image: a picture to change: a PIL image or a tensor in [-1, 1], one or one a sample.
             mask_image: white where it is made anew (grid tokens and a masked generator).

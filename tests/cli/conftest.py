@@ -99,3 +99,10 @@ def recipe(tmp_path):
     path = tmp_path / "toy.yaml"
     path.write_text(yaml.safe_dump(values))
     return path
+
+
+@pytest.fixture(autouse=True)
+def own_costs(monkeypatch, tmp_path_factory):
+    """What passes cost is not kept in the user's folder."""
+    folder = tmp_path_factory.mktemp("costs")
+    monkeypatch.setattr("studio.decoding.costs._cache_folder", lambda: folder)

@@ -86,3 +86,9 @@ def broken(saved, tmp_path):
 @pytest.fixture(scope="session")
 def seeded():
     return lambda *seeds: [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+@pytest.fixture(autouse=True)
+def own_costs(monkeypatch, tmp_path):
+    """What passes cost is not kept in the user's folder."""
+    monkeypatch.setattr("studio.decoding.costs._cache_folder", lambda: tmp_path / "costs")

@@ -14,6 +14,11 @@ def same(a, b):
     return [np.array_equal(np.asarray(x), np.asarray(y)) for x, y in zip(a, b, strict=True)]
 
 
+def one_a_step(pipe):
+    """Options that make a step of an ordered generator a single token."""
+    return {"decoding": "plain"} if pipe.decoding.kind == "ordered" else {}
+
+
 def picture(seed=0):
     values = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     return Image.fromarray(values).resize((SIZE, SIZE))
@@ -24,8 +29,8 @@ def test_prompts_become_pictures(pipe, seeded):
     assert [p.size for p in out.images] == [(SIZE, SIZE)] * 4
     n = pipe.tokenizer.layout.num_tokens
     assert out.tokens.shape == (4, n) and out.tokens.dtype == torch.int64
-    assert out.stats.tokens == n and out.stats.proposed >= out.stats.accepted == 4 * n
-    assert 0 < out.stats.passes == out.stats.steps <= n
+    assert out.stats.tokens == n and 4 * n >= out.stats.accepted > 0
+    assert out.stats.proposed >= out.stats.accepted and 0 < out.stats.passes <= out.stats.steps <= n
     assert not torch.equal(out.tokens[0], out.tokens[1])
 
 
@@ -97,7 +102,7 @@ def test_num_tokens_is_the_prefix(pipes, seeded):
     pipe = pipes["prefix", "autoregressive"]
     whole = pipe("rocket", generator=seeded(2))
     part = pipe("rocket", generator=seeded(2), num_tokens=3, output_type="pt")
-    assert part.stats.passes == 3 and part.stats.tokens == 3
+    assert part.stats.passes <= 3 and part.stats.tokens == part.stats.steps == 3
     assert torch.equal(part.tokens, whole.tokens[:, :3])
     want = pipe.tokenizer.decode(whole.tokens, num_tokens=3).clamp(-1, 1) / 2 + 0.5
     assert torch.equal(part.images, want)
@@ -119,6 +124,7 @@ def test_callback_sees_every_step(pipe, seeded):
         generator=seeded(1),
         callback_on_step_end=look,
         callback_on_step_end_tensor_inputs=names,
+        **one_a_step(pipe),
     )
     n = pipe.tokenizer.layout.num_tokens
     assert [s[0] for s in seen] == list(range(out.stats.steps))
@@ -129,13 +135,14 @@ def test_interrupt_ends_after_the_step(pipe, seeded):
     def stop(self, step, timestep, tensors):
         self._interrupt = step == 1
 
-    out = pipe("rocket", generator=seeded(1), callback_on_step_end=stop)
+    out = pipe("rocket", generator=seeded(1), callback_on_step_end=stop, **one_a_step(pipe))
     assert out.stats.steps == 2 and len(out.images) == 1
     assert pipe("rocket", generator=seeded(1)).stats.steps > 2
 
 
 def test_stream_previews_and_ends_with_the_same_picture(pipe, seeded):
-    *previews, out = pipe.stream("rocket", generator=seeded(1), preview_interval=2)
+    options = {"generator": seeded(1), **one_a_step(pipe)}
+    *previews, out = pipe.stream("rocket", preview_interval=2, **options)
     assert [p.step for p in previews] == list(range(2, out.stats.steps + 1, 2))
     for preview in previews:
         assert preview.images[0].size == (SIZE, SIZE)
@@ -155,14 +162,15 @@ def test_stream_is_checked_at_once_and_cancelled_by_closing(pipe, seeded):
     )
     next(stream)
     stream.close()
-    assert calls == [0]
+    assert len(calls) == 1
     assert torch.is_grad_enabled()
 
 
 def test_a_prefix_preview_is_the_prefix_decoded(pipes, seeded):
     pipe = pipes["prefix", "autoregressive"]
     first, *_ = pipe.stream("rocket", generator=seeded(1), preview_interval=3, output_type="pt")
-    want = pipe.tokenizer.decode(first.tokens, num_tokens=3).clamp(-1, 1) / 2 + 0.5
+    assert first.step >= 3
+    want = pipe.tokenizer.decode(first.tokens, num_tokens=first.step).clamp(-1, 1) / 2 + 0.5
     assert torch.equal(first.images, want)
 
 
@@ -232,7 +240,8 @@ def test_variation_of_a_prefix_keeps_the_first_tokens(pipes, seeded, kind):
         ({"top_p": 2.0}, "top_p 2.0"),
         ({"num_tokens": 3}, "num_tokens 3: GridTokenizer decodes all 16 tokens only"),
         ({"num_tokens": 0}, "num_tokens 0 must be a whole number from 1 to 16"),
-        ({"decoding": "fast"}, "decoding must be a DecodingStrategy, but is a str"),
+        ({"decoding": "fast"}, "decoding 'fast' must be one of plain, seed, "),
+        ({"decoding": 5}, "decoding must be a DecodingStrategy, but is a int"),
         (
             {"decoding": studio.Autoregressive()},
             "is for ordered generators, but MaskedTransformer is",
