@@ -43,6 +43,7 @@ CLASSES: dict[str, str] = {
     "ClassToImagePipeline": "studio.pipelines.class_to_image",
     "ReconstructionPipeline": "studio.pipelines.reconstruction",
     # evaluation
+    "Recogniser": "studio.evaluation.recogniser",
     "ImageTextFeatures": "studio.evaluation.features",
 }
 

@@ -17,6 +17,7 @@ TASKS = {
     "tokenizer": "studio.training.tokenizer_task:TokenizerTask",
     "generator": "studio.training.generator_task:GeneratorTask",
     "audio_tokenizer": "studio.training.audio_tokenizer_task:AudioTokenizerTask",
+    "recogniser": "studio.training.recogniser_task:RecogniserTask",
     "features": "studio.training.features_task:FeaturesTask",
 }
 
