@@ -33,12 +33,16 @@ def make(**options):
     return strategy
 
 
-def decode(strategy, model=MODEL, condition=None, seeds=(4, 5, 6), **options):
+def decode(strategy, model=MODEL, condition=None, seeds=(4, 5, 6), seen=None, **options):
+    """The last state; the list `seen` gets the drafts that every row of every pass accepted."""
     condition = captions() if condition is None else condition
     run = model.start(condition, guidance=strategy.guidance)
     if getattr(strategy.config, "drafter", "") == "model":
         options["draft_run"] = DRAFT.start(condition, guidance=strategy.guidance)
-    return last(strategy.stream(run, model.layout, seeded(*seeds), **options))
+    for state in strategy.stream(run, model.layout, seeded(*seeds), **options):
+        if seen is not None:
+            seen.append(state.accepted.tolist())
+    return state
 
 
 SAMPLING = [
@@ -86,23 +90,21 @@ def test_drafters_know_the_vocabulary_of_a_segment(drafter):
     assert (state.tokens < torch.tensor(sizes)).all() and state.known.all()
 
 
-MODES = [(rule, "coupled") for rule in ("seed", *RULES)]
-MODES += [(rule, drafter) for rule in ("seed", "exact") for drafter in DRAFTERS]
-
-
-@pytest.mark.parametrize(("rule", "drafter"), sorted(set(MODES)))
+@pytest.mark.parametrize("drafter", DRAFTERS)
+@pytest.mark.parametrize("rule", ["seed", *RULES])
 def test_a_row_alone_is_the_row_in_a_batch(rule, drafter):
+    """Token by token, though rows accept differently many in the same pass."""
     window = "auto" if drafter == "coupled" else 6
     options = dict(acceptance=rule, drafter=drafter, window=window, guidance_scale=2.0)
     strategy = make(**options, **RULES.get(rule, {}))
-    condition = captions()
-    together = decode(strategy, condition=condition)
+    condition, counts = captions(), []
+    together = decode(strategy, condition=condition, seen=counts)
+    assert any(len(set(accepted)) > 1 for accepted in counts)
     for row in range(3):
         alone = decode(strategy, condition=one(condition, row), seeds=(4 + row,))
         assert torch.equal(alone.tokens[0], together.tokens[row])
         if window != "auto":
             assert alone.passes <= together.passes
-    assert torch.equal(decode(strategy).tokens, together.tokens)
 
 
 def test_rows_with_different_kept_tokens_are_as_if_alone():

@@ -14,42 +14,43 @@ ROWS = 40_000
 TABLES, DRAFTS = conditionals(1), conditionals(2)
 
 
-def numbers(rows, count, place):
-    return noise.uniform(noise.stream_states(np.arange(rows), place), count)
+def numbers(rows, count, place, seed=0):
+    return noise.uniform(noise.stream_states(np.arange(rows), place, seed), count)
 
 
-def siblings_rule(p, q, place, count=2):
+def siblings_rule(p, q, place, seed, count=2):
     rows = len(p)
-    gumbel = noise.gumbel(noise.stream_states(np.arange(rows), place, 1), V).double()
+    gumbel = noise.gumbel(noise.stream_states(np.arange(rows), place, seed + 10), V).double()
     tokens = trees.draw_siblings(q, count, gumbel)
-    u = torch.from_numpy(numbers(rows, count, place))
+    u = torch.from_numpy(numbers(rows, count, place, seed))
     return tokens, *trees.verify_siblings(p, q, tokens, u)
 
 
-def independent_rule(p, q, place, count=3):
+def independent_rule(p, q, place, seed, count=3):
     rows = len(p)
-    v = torch.from_numpy(numbers(rows, count, place + 50))
+    v = torch.from_numpy(numbers(rows, count, place + 50, seed))
     tokens = pick(q.unsqueeze(1).expand(-1, count, -1), v)
-    u = torch.from_numpy(numbers(rows, count, place))
+    u = torch.from_numpy(numbers(rows, count, place, seed))
     return tokens, *trees.verify_independent(p, q, tokens, u, trees.kseq_rho(p, q, count))
 
 
-def sequences(rule):
+def sequences(rule, seed=0):
     """Every token from one node with children drawn from the drafter's tables."""
     tokens, prefix = torch.zeros(ROWS, T, dtype=torch.int64), torch.zeros(ROWS, dtype=torch.int64)
     for t in range(T):
         p, q = (tables[t].double().softmax(-1)[prefix] for tables in (TABLES, DRAFTS))
-        drawn, taken, left = rule(p, q, t)
-        after = pick(left, torch.from_numpy(numbers(ROWS, 1, t + 100)[:, 0]))
+        drawn, taken, left = rule(p, q, t, seed)
+        after = pick(left, torch.from_numpy(numbers(ROWS, 1, t + 100, seed)[:, 0]))
         stands = drawn.gather(1, taken.clamp(min=0).unsqueeze(1)).squeeze(1)
         tokens[:, t] = torch.where(taken >= 0, stands, after)
         prefix = prefix * V + tokens[:, t]
     return outcomes(tokens)
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("rule", [siblings_rule, independent_rule])
-def test_nodes_have_the_joint_of_the_target(rule):
-    assert chi_square(sequences(rule), joint(TABLES)) > 1e-3
+def test_nodes_have_the_joint_of_the_target(rule, seed):
+    assert chi_square(sequences(rule, seed), joint(TABLES)) > 1e-3
 
 
 def test_a_missing_renormalisation_of_the_draft_is_caught(monkeypatch):
