@@ -11,7 +11,7 @@ import logging
 import pickle
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
@@ -24,6 +24,9 @@ from studio.conversion.torchscript import read_torchscript
 from studio.hub import read_json
 from studio.media.files import atomic_folder
 from studio.registry import find_class
+
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
 
 PICKLES = (".pt", ".pth", ".ckpt", ".bin")
 SCRIPTS = (".jit",)
@@ -169,7 +172,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return found
 
 
-def build(family: Family, source: Source) -> torch.nn.Module:
+def build(family: Family, source: Source) -> "ModelMixin":
     """Our model with the weights of `source`. Raises ValueError for anything that does not fit."""
     try:
         arguments = family.config(source)

@@ -5,7 +5,7 @@ pass. Left out on purpose: any choice of a token, which is decoding's.
 """
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import torch
 
@@ -203,7 +203,7 @@ class AutoregressiveRun:
     def _new_cache(self, prefix: torch.Tensor) -> Cache:
         """The cache that was asked for, for rows (2B, S, D) and all tokens."""
         config, make = self.model.config, self._make_cache
-        sizes = dict(
+        sizes: dict[str, Any] = dict(
             num_layers=len(self.model.layers),
             batch_size=prefix.shape[0],
             num_heads=config.num_kv_heads or config.num_heads,

@@ -62,8 +62,8 @@ class BlockNet(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.norm_out = FrameNorm(dim)
         self.conv_out = nn.Conv3d(dim, out_channels * cells, 1)
-        nn.init.zeros_(self.conv_out.weight)
-        nn.init.zeros_(self.conv_out.bias)
+        for parameter in self.conv_out.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: torch.Tensor, carry: Carry) -> torch.Tensor:
         """(B, C, T, H, W), whole blocks, to (B, C', T, H, W)."""

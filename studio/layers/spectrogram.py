@@ -27,8 +27,8 @@ def mel_filterbank(
     f_max = sample_rate / 2 if f_max is None else f_max
     # on the CPU also where shapes alone are wanted (the meta device): the result is kept for others
     bins = torch.linspace(0, sample_rate // 2, n_fft // 2 + 1, device="cpu")  # (F,)
-    ends = [2595 * math.log10(1 + f / 700) for f in (f_min, f_max)]
-    mels = torch.linspace(*ends, n_mels + 2, device="cpu")
+    low, high = (2595 * math.log10(1 + f / 700) for f in (f_min, f_max))
+    mels = torch.linspace(low, high, n_mels + 2, device="cpu")
     corners = 700 * (10 ** (mels / 2595) - 1)  # (n_mels + 2,)
     widths = corners.diff()
     slopes = corners[None] - bins[:, None]  # (F, n_mels + 2)

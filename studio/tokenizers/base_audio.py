@@ -196,6 +196,7 @@ class AudioTokenizer(Tokenizer):
                 out[row, :, :count] = made[0]
             return out
         encoded = self.encode(media, sample_rate=sample_rate)
+        assert encoded.tokens is not None  # sound tokenizers are discrete
         made = self.decode(encoded.tokens, num_tokens=num_tokens, layout=encoded.layout)
         return resample(made, self.sample_rate, sample_rate or self.sample_rate)[..., :length]
 

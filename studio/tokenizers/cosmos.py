@@ -10,6 +10,7 @@ older rule of which level doubles time ("legacy mode").
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -54,7 +55,11 @@ OFFICIAL_SIZES = {
 
 
 class CosmosLevel(nn.Module):
-    """The residual blocks of one resolution, each with attention where asked."""
+    """The residual blocks of one resolution, each with attention where asked. What leads to the
+    next resolution is set by the network that it is part of."""
+
+    downsample: CausalDownsample
+    upsample: CausalUpsample
 
     def __init__(self, in_channels: int, out_channels: int, blocks: int, *, attend: bool):
         super().__init__()
@@ -111,7 +116,7 @@ class CosmosEncoder(nn.Module):
         """(B, 3, T, H, W) to (B, z, t, h, w)."""
         x = fold_clip(video, self.patch, first=carry.is_first(self))
         x = self.conv_in(x, carry)  # (B, C, t, h, w)
-        for level in self.down[:-1]:
+        for level in (cast(CosmosLevel, part) for part in self.down[:-1]):
             x = level.downsample(level(x, carry), carry)  # (B, C, t/2, h/2, w/2)
         x = self.mid(self.down[-1](x, carry), carry)
         return self.conv_out(F.silu(self.norm_out(x)), carry)
@@ -154,7 +159,7 @@ class CosmosDecoder(nn.Module):
     def forward(self, features: torch.Tensor, carry: Carry) -> torch.Tensor:
         """(B, z, t, h, w) to (B, 3, T, H, W)."""
         x = self.mid(self.conv_in(features, carry), carry)
-        for level in reversed(self.up[1:]):
+        for level in (cast(CosmosLevel, part) for part in reversed(self.up[1:])):
             x = level.upsample(level(x, carry), carry)  # (B, C, 2t, 2h, 2w)
         x = self.up[0](x, carry)
         x = self.conv_out(F.silu(self.norm_out(x)), carry)
@@ -253,7 +258,8 @@ class CosmosTokenizer(VideoTokenizer):
         t*h*w, D).
         """
         latents = self.latents(media, carry)
-        layout = self._layout(tuple(latents.shape[-3:]))
+        frames, height, width = latents.shape[-3:]
+        layout = self._layout((frames, height, width))
         if self.quantize is None:
             flat = latents.flatten(2).transpose(1, 2)  # (B, N, D)
             return TokenizerOutput(None, flat, layout, flat)

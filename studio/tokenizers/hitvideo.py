@@ -23,7 +23,7 @@ Left out on purpose: the variational term, adversarial training, and codes of va
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,7 @@ from studio.layers.causal import Carry
 from studio.outputs import TokenizerOutput, TokenLayout, TokenRate, TokenSegment
 from studio.quantizers.fsq import FiniteScalarQuantizer
 from studio.registry import find_class
+from studio.tokenizers.base import Tokenizer
 from studio.tokenizers.base_video import VideoTokenizer
 
 # 64 + 256 + 128 tokens for 16 frames of 64 x 64 on a trunk that reduces space by 8. The last layer
@@ -113,6 +114,8 @@ class HiTVideoTokenizer(VideoTokenizer):
     causal = True
     lone_first = False
     _no_split_modules = ["BlockNet", "CausalTrunk"]
+    trunk_network: Any  # a `CausalTrunk`, or an image tokenizer
+    mean: torch.Tensor
     _encoder_modules = ("trunk_network", "codes", "targets", "estimates")
 
     @register_to_config
@@ -173,7 +176,7 @@ class HiTVideoTokenizer(VideoTokenizer):
             self.codes.requires_grad_(False)
 
     @classmethod
-    def from_image_tokenizer(cls, tokenizer: nn.Module, **options: Any) -> "HiTVideoTokenizer":
+    def from_image_tokenizer(cls, tokenizer: Tokenizer, **options: Any) -> "HiTVideoTokenizer":
         """A video tokenizer on the frozen weights of an image tokenizer that gives a grid of finite
         scalar codes. `options` are this class's arguments; `fit` comes next.
         """
@@ -182,13 +185,18 @@ class HiTVideoTokenizer(VideoTokenizer):
         made.trunk_network.load_state_dict(tokenizer.state_dict())
         return made
 
+    @property
+    def code_layers(self) -> list[CodeLayer]:
+        """The layers of codes, coarse first."""
+        return [cast(CodeLayer, layer) for layer in self.codes]
+
     # --- sizes -----------------------------------------------------------------------------------
 
     def layout_of(self, num_frames: int, height: int, width: int) -> TokenLayout:
         """One segment a layer, coarse first, each a grid (t, h, w)."""
         size = (num_frames, height // self.reduction, width // self.reduction)
         segments = []
-        for layer, spec in zip(self.codes, self.config.layers, strict=True):
+        for layer, spec in zip(self.code_layers, self.config.layers, strict=True):
             shape = tuple(n // s for n, s in zip(size, layer.stride, strict=True))
             segments.append(TokenSegment(spec["name"], shape, layer.quantize.codebook_size))
         return TokenLayout(tuple(segments))
@@ -272,7 +280,7 @@ class HiTVideoTokenizer(VideoTokenizer):
         features = torch.cat([self.features(part) for part in video.split(portion)])
         self.mean.copy_(features.mean((0, 2, 3, 4), keepdim=True))
         left = features - self.mean
-        for layer in self.codes:
+        for layer in self.code_layers:
             layer.fit(left)
             left = left - layer.decode(layer.encode(left)[1])
 
@@ -288,7 +296,7 @@ class HiTVideoTokenizer(VideoTokenizer):
         """Codes of every layer, and the estimates of the features after each."""
         estimate = self.mean.expand_as(features)
         codes, estimates = [], []
-        for i, layer in enumerate(self.codes):
+        for i, layer in enumerate(self.code_layers):
             seen = torch.cat((features, estimate), dim=1)
             target = features - estimate + self.targets[i](seen, carry)
             indices, quantized = layer.encode(target)
@@ -333,7 +341,8 @@ class HiTVideoTokenizer(VideoTokenizer):
         estimate, start, kept = self.mean, 0, 0
         for i, segment in enumerate(layout.segments):
             part = tokens[:, start : start + segment.num_tokens].unflatten(1, segment.shape)
-            added = self.codes[i].decode(self.codes[i].lookup(part))  # (B, C, T, h, w)
+            layer = self.code_layers[i]
+            added = layer.decode(layer.lookup(part))  # (B, C, T, h, w)
             estimate = self._refine(i, estimate.expand_as(added), added, carry)
             start, kept = start + segment.num_tokens, i + 1
             if start == count:
@@ -354,7 +363,7 @@ class HiTVideoTokenizer(VideoTokenizer):
         return self.pixels(estimates[kept - 1], Carry(), num_layers=kept), encoded
 
 
-def _image_trunk(config: dict[str, Any]) -> nn.Module:
+def _image_trunk(config: dict[str, Any]) -> Any:
     """An image tokenizer by its config, frozen."""
     name = config.get("_class_name", "")
     trunk = find_class(name).from_config(dict(config))

@@ -195,7 +195,8 @@ class OmniTokenizer(VideoTokenizer):
         sample, drawn around them.
         """
         latents = self.latents(media)
-        layout = self._layout(tuple(latents.shape[-3:]))
+        frames, height, width = latents.shape[-3:]
+        layout = self._layout((frames, height, width))
         if self.config.continuous:
             mean, log_variance = latents.flatten(2).transpose(1, 2).chunk(2, dim=-1)  # (B, N, D)
             if generators is not None:

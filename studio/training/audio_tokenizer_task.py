@@ -11,6 +11,7 @@ from studio.data.datasets import make_dataset
 from studio.layers.spectrogram import LogMel
 from studio.media.sound_quality import WIDE_BAND, pesq, quality_packages, stoi
 from studio.registry import find_class
+from studio.tokenizers.base import Tokenizer
 from studio.training.audio_discriminators import AudioDiscriminators
 from studio.training.audio_losses import MelLoss, SpectralLoss
 from studio.training.ema import WeightAverage
@@ -102,7 +103,7 @@ class AudioTokenizerTask:
             clips.append(clip * 10 ** (-self.options["gain"] * gain / 20))
         return {"audio": torch.stack(clips).to(device)}  # (B, 1, L)
 
-    def prepare(self, model: nn.Module, average: WeightAverage, step: int) -> None:
+    def prepare(self, model: Tokenizer, average: WeightAverage, step: int) -> None:
         share = self.options["outline_share"] or self.options["encoder_share"]
         last = round(share * self.recipe.steps)
         if step < last or share >= 1:
@@ -112,7 +113,7 @@ class AudioTokenizerTask:
                 for name, parameter in model.named_parameters():
                     parameter.copy_(average.shadow[name])
             export_model(model, self.folder / "tokens-final")
-        for _, parameter in model.encoder_parameters():  # pyright: ignore
+        for _, parameter in model.encoder_parameters():
             parameter.requires_grad_(False)
 
     def loss(self, model: nn.Module, batch: dict[str, Any], step: int) -> tuple[torch.Tensor, dict]:
@@ -153,7 +154,7 @@ class AudioTokenizerTask:
         metrics["entropy_bits"] = -(shares * shares.log2()).sum().item()
         return metrics, _sheet(rows, self.sample_rate)
 
-    def export(self, model: nn.Module, folder: Path) -> None:
+    def export(self, model: Tokenizer, folder: Path) -> None:
         model.eval()
         export_model(model, folder)
 

@@ -36,7 +36,7 @@ def check_sjd(fixture, folder: Path) -> None:
 
 def check_gsd(fixture, folder: Path) -> None:
     """Grouped speculative decoding with the released settings, or those that the file names."""
-    limits = _thresholds(folder)
+    delta, distance = _thresholds(folder)
     for case in _cases(fixture, "first_reject"):
         codebook = fixture.input(f"{case}/code_embedding")
         # Ranks by probability are those by logit, since the one is the softmax of the other.
@@ -44,20 +44,24 @@ def check_gsd(fixture, folder: Path) -> None:
         fixture.expect(f"{case}/target_prob", logits.softmax(dim=-1), PROBABILITY)
 
         def rule(p, q, tokens, codebook=codebook):
-            return grouped(p, q, tokens, codebook=codebook, masked=True, **limits)
+            return grouped(
+                p, q, tokens, codebook=codebook, masked=True, delta=delta, distance=distance
+            )
 
         def size(p, tokens, codebook=codebook):
-            return group(p, tokens, codebook=codebook, masked=True, **limits)[1].sum(dim=-1)
+            return group(p, tokens, codebook=codebook, masked=True, delta=delta, distance=distance)[
+                1
+            ].sum(dim=-1)
 
         _check_chain(fixture, case, rule, size)
 
 
-def _thresholds(folder: Path) -> dict[str, float]:
+def _thresholds(folder: Path) -> tuple[float, float]:
     with safe_open(Path(folder) / "io.safetensors", framework="pt") as file:
         meta = file.metadata() or {}
     if int(meta.get("half_window", RELEASED[0])) != RELEASED[0]:
         raise ValueError(f"half_window {meta['half_window']} must be {RELEASED[0]}, as released")
-    return {"delta": float(meta.get("p_thr", 0.15)), "distance": float(meta.get("d_thr", 0.5))}
+    return float(meta.get("p_thr", 0.15)), float(meta.get("d_thr", 0.5))
 
 
 def _cases(fixture, output: str) -> list[str]:
