@@ -16,9 +16,9 @@ from studio.training.recipe import Recipe
 TASKS = {
     "tokenizer": "studio.training.tokenizer_task:TokenizerTask",
     "generator": "studio.training.generator_task:GeneratorTask",
+    "features": "studio.training.features_task:FeaturesTask",
     "audio_tokenizer": "studio.training.audio_tokenizer_task:AudioTokenizerTask",
     "recogniser": "studio.training.recogniser_task:RecogniserTask",
-    "features": "studio.training.features_task:FeaturesTask",
 }
 
 
