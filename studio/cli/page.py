@@ -29,7 +29,7 @@ code { font: 0.9em ui-monospace, monospace; overflow-wrap: anywhere; }
 .gallery { display: grid; gap: .75rem;
   grid-template-columns: repeat(var(--columns), minmax(0, 1fr)); }
 figure { margin: 0; }
-img { width: 100%; aspect-ratio: 1; display: block; border-radius: 6px;
+img { width: 100%; height: auto; display: block; border-radius: 6px;
   border: 1px solid var(--line); }
 figcaption { font-size: .8rem; color: var(--soft); margin-top: .25rem; overflow-wrap: anywhere; }
 table { border-collapse: collapse; } .wide { overflow-x: auto; }
