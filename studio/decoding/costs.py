@@ -7,11 +7,12 @@ the tokens already seen; passes are measured in the middle of a sequence.
 """
 
 import hashlib
+import itertools
 import json
 import logging
+import math
 import os
 import platform
-import statistics
 import tempfile
 import time
 import weakref
@@ -31,48 +32,71 @@ from studio.generators.guidance import Guidance
 logger = logging.getLogger(__name__)
 
 SIZES = (1, 4, 8, 16, 32, 64)
+SLOW = 0.5  # seconds of a pass of every size from which on fewer are measured
 _memory: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model -> {key: costs}
 
 
 def measure_costs(
-    make_run: Callable[[], object], *, sizes: Sequence[int] = SIZES, repeats: int = 5
+    make_run: Callable[[], object],
+    *,
+    sizes: Sequence[int] = SIZES,
+    repeats: int = 9,
+    clock: Callable[[], float] | None = None,
 ) -> dict[int, float]:
-    """Seconds of a pass over n tokens, the median of some, in the middle of a sequence.
+    """Seconds of a pass over n tokens, the least of some, in the middle of a sequence.
 
     Args:
         make_run: gives a fresh `OrderedRun`.
         sizes: the n to measure; those longer than half a sequence are left out.
-        repeats: passes measured for each, after one that is not.
+        repeats: passes measured for each size, after one that is not; a third where they are slow.
+        clock: gives seconds; `clock_of` the run's device when None.
 
     Returns:
         n to seconds; never falling with n, as what falls is noise of the clock.
     """
     run = make_run()
+    clock = clock or clock_of(run.device)
     half = run.num_tokens // 2
     rows = run.batch_size
     run.extend(torch.zeros(rows, half, dtype=torch.int64, device=run.device))
-    costs, least = {}, 0.0
-    for size in [n for n in sizes if n == 1 or n <= run.num_tokens - half]:
-        tokens = torch.zeros(rows, size, dtype=torch.int64, device=run.device)
-        times = [_timed(run, tokens, half) for _ in range(repeats + 1)]
-        least = max(least, statistics.median(times[1:]))
-        costs[size] = least
-    return costs
+    lines = {
+        n: torch.zeros(rows, n, dtype=torch.int64, device=run.device)
+        for n in sizes
+        if n == 1 or n <= run.num_tokens - half
+    }
+    first = sum(_timed(run, tokens, half, clock) for tokens in lines.values())
+    least = dict.fromkeys(lines, math.inf)
+    for _ in range(repeats if first < SLOW else -(-repeats // 3)):
+        for n, tokens in lines.items():  # in turn, so that a busy moment slows all of them
+            least[n] = min(least[n], _timed(run, tokens, half, clock))
+    return dict(zip(least, itertools.accumulate(least.values(), max), strict=True))
 
 
-def _timed(run, tokens: torch.Tensor, held: int) -> float:
-    _wait(run.device)
-    started = time.perf_counter()
+def _timed(run, tokens: torch.Tensor, held: int, clock: Callable[[], float]) -> float:
+    started = clock()
     run.extend(tokens)
-    _wait(run.device)
-    seconds = time.perf_counter() - started
+    seconds = clock() - started
     run.rewind(torch.full((len(tokens),), held))
     return seconds
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def clock_name(device: torch.device) -> str:
+    """ "processor" for one thread of a CPU, whose own time others lengthen less, else "wall"."""
+    return "processor" if device.type == "cpu" and torch.get_num_threads() == 1 else "wall"
+
+
+def clock_of(device: torch.device) -> Callable[[], float]:
+    """Gives seconds on the clock of `clock_name`, after the device has done what it was told."""
+    if clock_name(device) == "processor":
+        return time.thread_time
+    if device.type == "cpu":
+        return time.perf_counter
+
+    def wait_and_look() -> float:
+        torch.accelerator.synchronize(device)
+        return time.perf_counter()
+
+    return wait_and_look
 
 
 def model_costs(
@@ -134,6 +158,7 @@ def curve_key(model, batch_size: int, guided: bool) -> str:
         torch.__version__,
         batch_size,
         guided,
+        model.compiled_step is not None,
     ]
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:20]

@@ -8,8 +8,10 @@ acceptance that depends on the place in the window.
 
 import numpy as np
 
-PRIOR = (6.0, 8.0)  # accepted and tested drafts that every row begins with
-FADE = 0.9  # what a pass leaves of the evidence before it
+PRIOR = (16.0, 20.0)  # accepted and tested drafts that every row begins with
+FADE = 0.95  # what a pass leaves of the evidence before it
+LEAST = 16  # smaller windows are not tried: Jacobi drafts settle over passes, of which few remain
+PATIENCE = 12  # passes before speculation may switch itself off
 
 
 def tokens_per_pass(window: int, acceptance: float) -> float:
@@ -57,7 +59,8 @@ class FixedWindow:
 
 
 class AutoWindow(FixedWindow):
-    """The best one for the acceptance seen so far; once 1, it stays 1, as nothing is seen then.
+    """The best one for the acceptance seen so far, among 1 and those from 16 on; once 1, which
+    takes some passes, it stays 1, as nothing is seen then.
 
     Args:
         costs: as in `choose_window`.
@@ -68,16 +71,21 @@ class AutoWindow(FixedWindow):
 
     def __init__(self, costs: dict[int, float], batch_size: int, *, pooled: bool):
         self.largest = max(costs)
-        self._costs, self._pooled = costs, pooled
+        self._pooled = pooled
         rows = 1 if pooled else batch_size
         self._seen = np.tile(np.array(PRIOR), (rows, 1))  # (B or 1, 2)
         self._chosen = np.zeros(rows, dtype=np.int64)
+        self._passes = 0
+        self._sizes = {n: s for n, s in costs.items() if n == 1 or n >= min(LEAST, self.largest)}
+        self._hopeless = choose_window(self._sizes, 1.0) == 1  # though all drafts stood
         self._choose()
 
     def _choose(self) -> None:
         for row, (accepted, tested) in enumerate(self._seen.tolist()):
             if self._chosen[row] != 1:
-                self._chosen[row] = choose_window(self._costs, accepted / tested)
+                best = choose_window(self._sizes, accepted / tested)
+                early = self._passes < PATIENCE and not self._hopeless
+                self._chosen[row] = max(best, min(LEAST, self.largest)) if early else best
 
     def sizes(self, left: np.ndarray) -> np.ndarray:
         return np.minimum(self._chosen, left)
@@ -87,6 +95,7 @@ class AutoWindow(FixedWindow):
         if self._pooled:
             news = news.sum(axis=0, keepdims=True)  # (1, 2)
         self._seen = np.where(news[:, 1:] > 0, self._seen * FADE + news, self._seen)
+        self._passes += 1
         self._choose()
 
     @property
