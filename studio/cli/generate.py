@@ -140,6 +140,10 @@ def _check_wanted(request, folder: Path) -> None:
     from studio.hub import read_index
 
     if request.prompt is None and "text_tokenizer" in read_index(folder):
+        if request.input:
+            raise ValueError(
+                "that picture was reconstructed: studio reconstruct makes it, again too"
+            )
         raise ValueError(f"PROMPT is missing: model {folder.name!r} makes pictures from words")
 
 

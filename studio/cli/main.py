@@ -76,6 +76,9 @@ def run(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("STUDIO_TRACEBACK"):
             raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            typer.echo(error.format_message())
+            return 0
         if hasattr(error, "format_message"):  # typer's usage errors
             message = " ".join(error.format_message().split())
             return _fail(message, 2) if message else 2

@@ -184,12 +184,20 @@ class PrefixTokenizer(Tokenizer):
     def fit(self, images: torch.Tensor) -> None:
         """Sets the principal components from images (n, 3, H, W) in [-1, 1], n well above N *
         len(levels).
+
+        Raises:
+            ValueError: no more images than components.
         """
+        order = self._component_order()
+        count = int(order.max()) + 1
+        if len(images) <= count:
+            raise ValueError(
+                f"{len(images)} pictures are too few to start a tokenizer of {count} components: "
+                f"more than {count} are needed, and some thousands are better"
+            )
         flat = images.flatten(1).float()
         self.mean.copy_(flat.mean(0))
         centred = flat - self.mean
-        order = self._component_order()
-        count = int(order.max()) + 1
         basis = torch.linalg.qr(centred[: 2 * count].T)[0]  # a start that needs no random numbers
         for _ in range(3):
             basis = torch.linalg.qr(centred.T @ (centred @ basis))[0]  # (pixels, 2 * count)

@@ -21,6 +21,12 @@ def test_every_verb_explains_itself(call, verb):
     assert done.returncode == 0 and f"Usage: studio {verb}" in done.stdout
 
 
+def test_no_verb_is_answered_with_the_help(call):
+    for arguments in ((), ("bench",)):
+        done = call(*arguments)
+        assert done.returncode == 0 and "Usage" in done.stdout and len(done.stdout.splitlines()) > 5
+
+
 def test_version(call):
     import studio
 

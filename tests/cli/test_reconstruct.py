@@ -26,6 +26,12 @@ def test_reconstruct(call, tiny_model, picture, tmp_path):
     assert request["model"] == "tiny" and len(request["input"]) == 64
 
 
+def test_generate_says_that_a_picture_was_reconstructed(call, fails, tiny_model, picture, tmp_path):
+    assert call("reconstruct", picture, "-m", tiny_model, "-o", "out.png").returncode == 0
+    made = ["generate", "--from", tmp_path / "out.png", "-m", tiny_model]
+    fails(*made, message="that picture was reconstructed: studio reconstruct makes it")
+
+
 def test_fewer_tokens_and_the_original_beside(call, tiny_model, picture, tmp_path):
     done = call("reconstruct", picture, "-m", tiny_model, "--tokens", 2, "--original")
     assert done.returncode == 0 and "2 tokens, 1 bytes" in done.stdout

@@ -249,5 +249,5 @@ def test_what_is_missing_is_one_line():
     with pytest.raises(ValueError, match="needs a table of neighbours"):
         next(Speculative(acceptance="relaxed").stream(run, GRID, seeded(1, 2, 3)))
     bare = tiny(prior_dim=0).start(condition)
-    with pytest.raises(ValueError, match="prior_dim 0"):
+    with pytest.raises(ValueError, match="needs a generator with a prior"):
         next(Speculative(drafter="prior").stream(bare, GRID, seeded(1, 2, 3)))

@@ -33,6 +33,12 @@ def make(**changes) -> PrefixTokenizer:
     return model
 
 
+def test_it_does_not_start_from_too_few_pictures():
+    model = PrefixTokenizer(**TINY)
+    with pytest.raises(ValueError, match="^5 pictures are too few to start a tokenizer of"):
+        model.fit(pictures(5))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_prefix_is_a_picture_and_longer_ones_are_closer(kind):
     model, images = make(**kind), pictures(40)
