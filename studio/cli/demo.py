@@ -113,7 +113,7 @@ def _prefixes(page, pipe, name: str, tokens) -> None:
         "Each row is one picture; its tokens are ordered, and any first part of them is a picture."
     )
     columns = len(prefix_lengths(tokens.shape[1]))
-    page.gallery(f"Growing prefixes of {name}", rows, note=note, columns=columns)
+    page.gallery(f"Growing prefixes of {name}", rows, note=note, columns=columns, rows=True)
 
 
 def _reconstructions(page, infos, samples: dict, device: str) -> None:
@@ -134,7 +134,7 @@ def _reconstructions(page, infos, samples: dict, device: str) -> None:
         note = (
             f"Pictures made by {other}, through {rate.tokens} tokens ({rate.bits / 8:.0f} bytes)."
         )
-        page.gallery(f"Reconstructions by {info.name}", figures, note=note, columns=8)
+        page.gallery(f"Reconstructions by {info.name}", figures, note=note, columns=8, rows=True)
 
 
 def _machine() -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from studio.cli.values import number_option, parse_options, whole_option
+from studio.cli.values import in_options, number_option, parse_options, whole_option
 
 logger = logging.getLogger(__name__)
 DEFAULT_OUTPUT = Path("out.png")
@@ -77,17 +77,18 @@ def generate(
     opening.check_device(device)
     if not 1 <= batch <= MAX_BATCH:
         raise ValueError(f"--batch {batch} must be a whole number from 1 to {MAX_BATCH}")
-    request = build_request(source, given)
-    paths = output_paths(output, request.count)
-    name = model or request.model
-    folder = find_folder(name, revision=revision or _hub_revision(name, request.revision))
-    _check_wanted(request, folder)
-    request = _identified(request, name, folder, revision, recheck=source is not None)
-    request, picture = _with_image(request, image)
-    for path in paths:
-        check_writable(path)
-    pipe = opening.load("Pipeline", folder, device=device, generator=request.generator)
-    _make(pipe, request, paths, picture=picture, batch=batch)
+    with in_options():
+        request = build_request(source, given)
+        paths = output_paths(output, request.count)
+        name = model or request.model
+        folder = find_folder(name, revision=revision or _hub_revision(name, request.revision))
+        _check_wanted(request, folder)
+        request = _identified(request, name, folder, revision, recheck=source is not None)
+        request, picture = _with_image(request, image)
+        for path in paths:
+            check_writable(path)
+        pipe = opening.load("Pipeline", folder, device=device, generator=request.generator)
+        _make(pipe, request, paths, picture=picture, batch=batch)
 
 
 def build_request(source: Path | None, given: dict[str, Any]):

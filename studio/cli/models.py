@@ -37,6 +37,8 @@ def models(
 
         typer.echo(json.dumps(rows, indent=2))
         return
+    if folder is not None and len(rows) == len(list_models()):
+        raise FileNotFoundError(f"folder {str(folder)!r} holds no model (no model_index.json)")
     if not rows:
         raise FileNotFoundError("no model is installed; run: studio doctor")
     print_rows(rows)

@@ -34,7 +34,10 @@ img { width: 100%; height: auto; display: block; border-radius: 6px;
 figcaption { font-size: .8rem; color: var(--soft); margin-top: .25rem; overflow-wrap: anywhere; }
 table { border-collapse: collapse; } .wide { overflow-x: auto; }
 th, td { text-align: left; padding: .3rem 1rem .3rem 0; border-bottom: 1px solid var(--line); }
-@media (max-width: 40rem) { .gallery { grid-template-columns: repeat(4, minmax(0, 1fr)); } }
+@media (max-width: 40rem) {
+  .gallery { grid-template-columns: repeat(4, minmax(0, 1fr)); }
+  .rows { overflow-x: auto; grid-template-columns: repeat(var(--columns), minmax(4.5rem, 1fr)); }
+}
 </style>
 </head>
 <body>
@@ -73,11 +76,18 @@ class Page:
             self._parts.append(f"<p>{f'<code>{text}</code>' if code else text}</p>\n")
 
     def gallery(
-        self, title: str, figures: list[Figure], *, note: str = "", columns: int = 6
+        self,
+        title: str,
+        figures: list[Figure],
+        *,
+        note: str = "",
+        columns: int = 6,
+        rows: bool = False,
     ) -> None:
-        """Pictures in rows of `columns`; a note that is a command is set as one."""
+        """Pictures in rows of `columns`, which a narrow screen keeps where `rows` mean something; a
+        note that is a command is set as one."""
         self._title(title, note, code=note.startswith("studio "))
-        self._parts.append(f'<div class="gallery" style="--columns: {columns}">\n')
+        self._parts.append(f'<div class="gallery{" rows" * rows}" style="--columns: {columns}">\n')
         for figure in figures:
             alt = html.escape(figure.alt or figure.caption, quote=True)
             self._parts.append(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from studio.cli.values import whole_option
+from studio.cli.values import in_options, whole_option
 
 
 def reconstruct(
@@ -38,10 +38,13 @@ def reconstruct(
     picture = open_picture(file)
     name = model or DEFAULT_MODEL
     folder = find_folder(name)
-    request = Request(**opening.identity(name, folder), input=picture_hash(file), num_tokens=tokens)
+    who = opening.identity(name, folder)
+    with in_options():
+        request = Request(**who, input=picture_hash(file), num_tokens=tokens)
     check_writable(output)
     pipe = opening.load("ReconstructionPipeline", folder, device=device)
-    result = pipe(picture, num_tokens=tokens)
+    with in_options():
+        result = pipe(picture, num_tokens=tokens)
     seen = seen_by(pipe, picture)
     shown = beside(seen, result.images[0]) if original else result.images[0]
     write_image(output, shown, request.to_dict())

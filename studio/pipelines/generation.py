@@ -21,6 +21,7 @@ from studio.decoding.modes import find_mode
 from studio.decoding.neighbours import Neighbours
 from studio.decoding.speculative import Speculative
 from studio.generators.base import Generator
+from studio.hub import KINDS
 from studio.outputs import DecodeState, DecodeStats
 from studio.pipelines import steps
 from studio.pipelines.base import ImageOutput, Preview, StudioPipeline
@@ -96,9 +97,11 @@ class GenerationPipeline(StudioPipeline):
                 f"reads {read.num_tokens} of {read.vocab_size}, or in another shape"
             )
         if strategy.kind != self.generator.kind:
+            wanted = next(name for name, kind in KINDS.items() if kind == strategy.kind)
             raise ValueError(
                 f"decoding {type(strategy).__name__} is for {strategy.kind} generators, but "
                 f"{type(self.generator).__name__} is {self.generator.kind}"
+                f'; load the model with generator="{wanted}"'
             )
 
     def make_job(

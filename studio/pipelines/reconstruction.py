@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import torch
 
+from studio.hub import INDEX, component_class, read_json
 from studio.pipelines import steps
 from studio.pipelines.base import ImageOutput, StudioPipeline
+from studio.pipelines.loading import load_component
 from studio.tokenizers.base import Tokenizer
 
 
 class ReconstructionPipeline(StudioPipeline):
-    """Encodes pictures and decodes them again. Loads from any pipeline folder that has a tokenizer.
+    """Encodes pictures and decodes them again. Loads from any pipeline folder that has a tokenizer,
+    or from a tokenizer's own folder.
 
     Args:
         tokenizer: pictures to tokens and back.
@@ -22,6 +28,18 @@ class ReconstructionPipeline(StudioPipeline):
     def __init__(self, tokenizer: Tokenizer):
         super().__init__()
         self.register_parts(tokenizer=tokenizer)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **options):
+        """As the base says; a tokenizer's own folder, such as training writes, will do."""
+        folder = Path(pretrained_model_name_or_path)
+        if (folder / INDEX).is_file() or not (folder / "config.json").is_file():
+            return super().from_pretrained(pretrained_model_name_or_path, **options)
+        part = component_class("studio", read_json(folder / "config.json")["_class_name"], "model")
+        if not issubclass(part, Tokenizer):
+            raise ValueError(f"model {str(folder)!r} is a {part.__name__}, no tokenizer")
+        dtype = options.get("dtype") or options.get("torch_dtype")
+        return cls(load_component(part, folder, dtype=dtype, variant=options.get("variant")))
 
     @torch.no_grad()
     def __call__(

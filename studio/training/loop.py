@@ -5,6 +5,7 @@ killed goes on to the same numbers. What differs between models is a task (see `
 data, its loss, its sample sheet.
 """
 
+import contextlib
 import json
 import logging
 import math
@@ -18,7 +19,7 @@ from studio.media.files import atomic_write
 from studio.media.image import write_image
 from studio.training.checkpoint import load_checkpoint, save_checkpoint
 from studio.training.ema import WeightAverage
-from studio.training.recipe import Recipe, load_recipe
+from studio.training.recipe import Recipe, check_required, load_recipe
 from studio.training.tasks import Task, make_task
 
 logger = logging.getLogger(__name__)
@@ -127,13 +128,21 @@ def train(
     """
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     folder = Path(out or Path("runs") / recipe.name)
+    check_required(recipe)
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     if not resume and (folder / "last.pt").exists():
         raise ValueError(f"out {folder} holds a run already: resume it, or choose another folder")
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     accelerator = Accelerator(mixed_precision="bf16" if recipe.precision == "bfloat16" else "no")
-    run = Run(recipe, folder, accelerator)
+    try:
+        run = Run(recipe, folder, accelerator)
+    except Exception:
+        if made:  # and nothing is in it yet
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
     if run.resume():
         logger.info("resuming %s at step %d", recipe.name, run.step)
     log = _Log(folder, run.step) if accelerator.is_main_process else None

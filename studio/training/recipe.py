@@ -106,6 +106,16 @@ def _checked(recipe: Recipe) -> Recipe:
     return recipe
 
 
+def check_required(recipe: Recipe) -> None:
+    """Raises FileNotFoundError unless all that a recipe reads is there; says what to train
+    first."""
+    for name, folder in recipe.requires.items():
+        if not Path(folder).exists():
+            run = Path(folder).parent
+            hint = f"; train {run.name} first" if run.parent.name == "runs" else ""
+            raise FileNotFoundError(f"requires.{name} {folder!r} does not exist{hint}")
+
+
 def _assign(values: dict, keys: list[str], value: Any) -> None:
     for key in keys[:-1]:
         values = values.setdefault(key, {})

@@ -18,6 +18,7 @@ def test_a_folder_of_models(call, tiny_model):
 
 def test_no_model(fails, monkeypatch, tmp_path):
     fails("models", "nope", message="folder 'nope' does not exist")
+    fails("models", tmp_path, message="holds no model (no model_index.json)")
     monkeypatch.setattr("studio.hub.PRETRAINED", tmp_path / "nothing")
     fails("models", message="no model is installed; run: studio doctor")
 

@@ -32,6 +32,16 @@ def test_generate_says_that_a_picture_was_reconstructed(call, fails, tiny_model,
     fails(*made, message="that picture was reconstructed: studio reconstruct makes it")
 
 
+def test_a_tokenizer_alone(call, fails, tiny_model, picture, tmp_path):
+    assert call("reconstruct", picture, "-m", tiny_model, "-o", "a.png").returncode == 0
+    done = call("reconstruct", picture, "-m", tiny_model / "tokenizer", "-o", "b.png")
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "a.png") as a, Image.open(tmp_path / "b.png") as b:
+        assert a.tobytes() == b.tobytes()
+    args = ["reconstruct", picture, "-m", tiny_model / "generator"]
+    fails(*args, message="is a AutoregressiveTransformer, no tokenizer")
+
+
 def test_fewer_tokens_and_the_original_beside(call, tiny_model, picture, tmp_path):
     done = call("reconstruct", picture, "-m", tiny_model, "--tokens", 2, "--original")
     assert done.returncode == 0 and "2 tokens, 1 bytes" in done.stdout
@@ -94,8 +104,8 @@ def test_unusual_pictures_give_a_sensible_result(call, tiny_model, tmp_path, mod
 
 def test_wrong_calls(fails, tiny_model, picture, tmp_path):
     args = ["reconstruct", picture, "-m", tiny_model]
-    fails(*args, "--tokens", 99, message="num_tokens 99 must be a whole number from 1 to 8")
-    fails(*args, "--tokens", 0, message="num_tokens 0 must be")
+    fails(*args, "--tokens", 99, message="--tokens 99 must be a whole number from 1 to 8")
+    fails(*args, "--tokens", 0, message="--tokens 0 must be")
     fails(*args, "--tokens", "x", message="'--tokens': 'x' must be a whole number")
     fails(*args, "-o", "a.bmp", message="output 'a.bmp' must end in one of")
     fails(*args, "-o", picture / "a.png", message="a file stands where a folder is needed")

@@ -21,6 +21,10 @@ def test_recipes_that_are_refused(fails, recipe, tmp_path):
     fails("train", "nope.yaml", message="recipe 'nope.yaml' does not exist")
     fails("train", recipe, "--set", "steps", message="'steps' must")
     fails("train", recipe, "--set", "steps=0", message="steps is 0")
+    lacking = f"requires.x '{tmp_path}/runs/tiny/final' does not exist; train tiny first"
+    fails("train", recipe, "--set", f"requires.x={tmp_path}/runs/tiny/final", message=lacking)
+    fails("train", recipe, "--out", "run", "--set", "task=nope", message="task 'nope' must be")
+    assert not (tmp_path / "run").exists()
     fails("train", recipe, "--set", "nope=1", message="'nope' is unknown")
     bad = tmp_path / "bad.yaml"
     bad.write_text("a: [")
