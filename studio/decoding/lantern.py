@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 
 from studio.decoding.acceptance import relaxed_mass
-from studio.decoding.trees import Tree, depths, without
+from studio.decoding.trees import Tree, without
+from studio.layers.tree_mask import depths
 
 
 @dataclass(frozen=True)

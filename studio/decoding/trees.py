@@ -5,9 +5,9 @@
 - The tree itself, grown greedily where acceptance is likeliest: DySpec, 2024, 2410.11744.
 - k independent siblings: K-SEQ of SpecTr, 2023, 2310.15141. Lossless.
 
-Pure functions: what scores the nodes is the caller's, in one pass with `ancestor_mask` as attention
-mask and `depths` as positions. LANTERN's rules are in `lantern.py`. Left out on purpose: beams over
-whole paths (stochastic beam search); scoring trees in our own runs, whose passes are chains.
+Pure functions; the loop that uses them is `tree_loop.py`, a pass over a tree `generators.tree_run`.
+LANTERN's published rules are in `lantern.py`. Left out on purpose: beams over whole paths
+(stochastic beam search).
 """
 
 import heapq
@@ -18,6 +18,7 @@ import torch
 
 from studio.decoding.acceptance import prob_of, residual
 from studio.decoding.sampling import pick
+from studio.layers.tree_mask import ancestors
 
 # --- shape ---------------------------------------------------------------------------------------
 
@@ -56,21 +57,10 @@ class Tree:
         return tokens[::-1]
 
 
-def depths(parents: list[int]) -> list[int]:
-    """How deep every node stands; 1 for children of the root."""
-    found: list[int] = []
-    for parent in parents:
-        found.append(1 if parent < 0 else found[parent] + 1)
-    return found
-
-
 def ancestor_mask(parents: list[int]) -> torch.Tensor:
     """bool (M + 1, M + 1), True where a row may see a column: the root (row 0), a node's ancestors
     and itself."""
-    mask = torch.eye(len(parents) + 1, dtype=torch.bool)
-    for node, parent in enumerate(parents):
-        mask[node + 1] |= mask[parent + 1]
-    return mask
+    return ancestors((-1, *(parent + 1 for parent in parents)))
 
 
 # --- siblings without replacement ----------------------------------------------------------------

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
-from studio.generators.autoregressive_run import AutoregressiveRun
 from studio.generators.base import Generator
 from studio.generators.conditioning import Condition, build_embedder
 from studio.generators.guidance import Guidance
 from studio.generators.prior import build_prior
+from studio.generators.tree_run import TreeRun
 from studio.layers.attention import causal_mask, mask_bias
 from studio.layers.blocks import LlamaBlock, dropped, init_transformer, swiglu_width
 from studio.layers.caches import CacheOption
@@ -218,7 +218,7 @@ class AutoregressiveTransformer(Generator):
         *,
         guidance: Guidance | None = None,
         cache: CacheOption = "static",
-    ) -> AutoregressiveRun:
+    ) -> TreeRun:
         """Begins to make tokens; see `generators.run.OrderedRun`.
 
         Args:
@@ -231,4 +231,4 @@ class AutoregressiveTransformer(Generator):
                 a rolling one while the config has a `neighborhood`.
         """
         self.check_condition(condition)
-        return AutoregressiveRun(self, condition, guidance, cache)
+        return TreeRun(self, condition, guidance, cache)

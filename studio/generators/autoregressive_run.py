@@ -1,10 +1,11 @@
 """The run of the autoregressive transformer: a cache, and a doubled batch when guided.
 
 Classifier-Free Diffusion Guidance, 2022, 2207.12598, as token models use it: both halves in one
-pass. Left out on purpose: any choice of a token, which is decoding's.
+pass. Left out on purpose: any choice of a token, which is decoding's; trees of drafts are in
+`tree_run.py`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -13,10 +14,9 @@ from studio.generators.base import Generator
 from studio.generators.conditioning import Condition
 from studio.generators.guidance import Guidance
 from studio.generators.lean_step import LeanStep, fits
-from studio.layers.attention import causal_mask, mask_bias
+from studio.generators.run_masks import RunMasks
 from studio.layers.cache import Cache, StaticCache, to_device
 from studio.layers.caches import CacheOption, find_cache, is_rolling
-from studio.layers.neighborhood import raster_windows
 from studio.layers.rope import rope_table
 
 
@@ -43,6 +43,7 @@ class AutoregressiveRun:
         self._condition = condition.joined(condition.null()) if self.guidance else condition
         self.features: torch.Tensor | None = None  # (2B, n, D) that the last logits were read from
         self._rows = 0  # S, once the condition was fed; then there is a cache
+        self._room = 0  # slots past those of all tokens, see `tree_run.py`
         self._embedded: tuple[torch.Tensor, torch.Tensor | None] | None = None
         self._embeddings, self._head = model.embeddings, model.token_head
         self._placed = bool(model.embeddings.num_positions) or model.prior is not None
@@ -100,7 +101,16 @@ class AutoregressiveRun:
         count = x.shape[1]
         places = self._places(scored, count, copies=x.shape[0])
         logits = self._head(self.features, places, self._prior_rows(scored, count, places))
-        return self._guided(logits, scored)
+        return self._guided(logits, [range(n, n + count) for n in scored])
+
+    @torch.no_grad()
+    def score(self, features: torch.Tensor, starts: list[int]) -> torch.Tensor:
+        """What the head, the prior and the guidance make of features (2B, n, D), such as a drafter
+        predicts: guided logits (B, n, V) of the tokens from `starts[b]` on."""
+        count = features.shape[1]
+        places = self._places(starts, count, copies=features.shape[0])
+        logits = self._head(features, places, self._prior_rows(starts, count, places))
+        return self._guided(logits, [range(n, n + count) for n in starts])
 
     def _prior_rows(self, starts: list[int], count: int, places) -> torch.Tensor | None:
         """What the prior says of `count` tokens from `starts[b]` on, (2B, count, E); the last
@@ -126,14 +136,15 @@ class AutoregressiveRun:
             tokens, starts, self._rows, cache, self._rope, self._columns, self._prior
         )
         self.passes += 1
-        return self._guided(logits, [n + 1 for n in held])
+        return self._guided(logits, [range(m + 1, m + 1 + n) for m in held])
 
-    def _guided(self, logits: torch.Tensor, starts: list[int]) -> torch.Tensor:
-        """Logits (2B, n, V) of tokens from `starts[b]` on, to guided ones (B, n, V)."""
+    def _guided(self, logits: torch.Tensor, places: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Logits (2B, n, V) of tokens at places (B, n), to guided ones (B, n, V)."""
         if not self.guidance:
             return logits
         cond, uncond = logits.chunk(2)
-        return self.guidance.combine(cond, uncond, self._scale(self.guidance, starts, logits))
+        scale = self.guidance.scales(places, self.num_tokens, logits.device)
+        return self.guidance.combine(cond, uncond, scale)
 
     @property
     def has_prior(self) -> bool:
@@ -158,7 +169,7 @@ class AutoregressiveRun:
         first = torch.tensor(starts, device=self.device).repeat(len(rows) // len(starts))
         places = (first.unsqueeze(1) + steps).clamp(max=self.num_tokens - 1)  # (2B, count)
         logits = self.model.token_head.expand(prior[rows, places])  # (2B, count, V)
-        return self._guided(logits, [min(n, self.num_tokens - 1) for n in starts])
+        return self._guided(logits, [range(n, n + count) for n in starts])
 
     def _embed(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The condition's rows (2B, S, D) and which of them are real; the prior comes with them."""
@@ -192,12 +203,19 @@ class AutoregressiveRun:
         self._cache = self._new_cache(prefix)
         self._columns: torch.Tensor | None = None
         if columns is not None and not bool(columns.all()):
-            tail = columns.new_ones(columns.shape[0], self.num_tokens)
-            self._columns = torch.cat((columns, tail), dim=1)  # (2B, S + N)
-            self._column_bias = mask_bias(self._columns, prefix.dtype)[:, None, None]
+            tail = columns.new_ones(columns.shape[0], self.num_tokens + self._room)
+            self._columns = torch.cat((columns, tail), dim=1)  # (2B, S + N + room)
         if self._compiled is None and fits(model, self._cache, self._columns):
             static = cast(StaticCache, self._cache)
             self._lean = LeanStep(model, static, self._rope, self._columns)
+        self._masks = RunMasks(
+            self._cache,
+            self._rope,
+            self._columns,
+            rows=self._rows,
+            window=model.window,
+            dtype=prefix.dtype,
+        )
         return prefix
 
     def _new_cache(self, prefix: torch.Tensor) -> Cache:
@@ -207,7 +225,7 @@ class AutoregressiveRun:
             num_layers=len(self.model.layers),
             batch_size=prefix.shape[0],
             num_heads=config.num_kv_heads or config.num_heads,
-            max_length=self._rows + self.num_tokens,
+            max_length=self._rows + self.num_tokens + self._room,
             head_dim=config.dim // config.num_heads,
             dtype=prefix.dtype,
             device=prefix.device,
@@ -235,65 +253,12 @@ class AutoregressiveRun:
         if x.shape[1] > most:
             return torch.cat([self._pass(piece) for piece in x.split(most, dim=1)], dim=1)
         cache, n = self._cache, x.shape[1]
-        starts = cache.reserve(n)
-        mask, causal = None, False
-        if not cache.in_order:
-            mask = cache.mask(self._columns)
-            rope = cache.query_rope
-            if rope is None and isinstance(starts, int):
-                rope = self._rope[starts : starts + n]
-            elif rope is None:
-                rope = self._rope[starts.unsqueeze(1) + torch.arange(n, device=starts.device)]
-        elif self.model.window is not None:
-            rope, mask = self._windowed(starts, n)
-        elif not isinstance(starts, int):
-            mask = causal_mask(n, cache.total, starts=starts, columns=self._columns)
-            rope = self._rope[starts.unsqueeze(1) + torch.arange(n, device=starts.device)]
-        else:
-            rope = self._rope[starts : starts + n]
-            columns = self._columns
-            if columns is None:
-                causal = n > 1
-            elif n == 1:
-                mask = self._column_bias[..., : cache.total]
-            else:
-                mask = causal_mask(n, cache.total, columns=columns)
+        cache.reserve(n)
+        rope, mask, causal = self._masks.chain(n)
         for layer, block in enumerate(self.model.layers):
             x = block(x, rope=rope, mask=mask, causal=causal, cache=cache, layer=layer)
         self.passes += 1
         return x
-
-    def _windowed(self, starts: int | torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rotary rows and mask of n new rows where the network attends within windows."""
-        ragged = not isinstance(starts, int)
-        places = (starts.unsqueeze(1) if ragged else starts) + torch.arange(n, device=self.device)
-        total = self._cache.total
-        near = raster_windows(self.model.window, self._rows, self.device)[places, :total]
-        seen = causal_mask(
-            n,
-            total,
-            starts=starts if ragged else None,
-            columns=self._columns,
-            device=self.device,
-        )
-        return self._rope[places], seen & (near.unsqueeze(1) if ragged else near)
-
-    def _scale(
-        self, guidance: Guidance, starts: list[int], logits: torch.Tensor
-    ) -> float | torch.Tensor:
-        """The guidance scale of every scored token, rows beginning at index `starts[b]`."""
-        total = self.num_tokens
-        if guidance.constant:
-            return guidance.scale
-        count = logits.shape[1]
-        if count == 1 and min(starts) == max(starts):
-            return guidance.scale_at(min(starts[0], total - 1), total)
-        # The row after the last token scores nothing; it borrows that token's scale.
-        scales = [
-            [guidance.scale_at(min(start + i, total - 1), total) for i in range(count)]
-            for start in starts
-        ]
-        return torch.tensor(scales, device=logits.device).unsqueeze(-1)  # (B, n, 1)
 
     def rewind(self, lengths: torch.Tensor) -> None:
         """See `OrderedRun.rewind`. Raises ValueError for a row that is shorter already."""

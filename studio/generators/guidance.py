@@ -7,6 +7,7 @@ purpose: guidance by a second, weaker network.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -75,6 +76,19 @@ class Guidance:
         if self.interval is not None and not self.interval[0] <= step < self.interval[1]:
             return self.neutral
         return self.neutral + (self.scale - self.neutral) * self._ramp(step / num_steps)
+
+    def scales(
+        self, steps: Sequence[Sequence[int]], num_steps: int, device: torch.device
+    ) -> float | torch.Tensor:
+        """The scales at steps (B, n), those past the last one borrowing its own: one number where
+        all are the same, else (B, n, 1)."""
+        if self.constant:
+            return self.scale
+        found = [[self.scale_at(min(k, num_steps - 1), num_steps) for k in row] for row in steps]
+        first = found[0][0] if len(found[0]) else self.scale
+        if all(scale == first for row in found for scale in row):
+            return first
+        return torch.tensor(found, device=device).unsqueeze(-1)  # (B, n, 1)
 
     def _ramp(self, progress: float) -> float:
         if self.schedule == "constant":

@@ -89,13 +89,21 @@ class LeanStep:
         size = torch.linalg.vector_norm(x, 2, -1, True).hypot_(self._eps)  # (M, 1)
         return torch.div(x, size).mul_(weight)
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self, x: torch.Tensor, rope: torch.Tensor | None = None, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """New rows (B, n, D), which are overwritten, to features (B, n, D).
 
         The cache has reserved their slots.
+
+        Args:
+            rope, mask: of rows that do not follow each other, as `RunMasks.tree` gives them.
         """
         batch, n, dim = x.shape
-        rope, mask = self._tables(n)
+        if rope is None:
+            rope, mask = self._tables(n)
+        else:
+            rope = rope.unsqueeze(-2)  # (B, n, 1, P) or (n, 1, P)
         slots, total, place = self._cache.slots, self._cache.total, self._cache.rows
         turning, turned = self._split  # heads of queries and keys, heads of each
         x = x.reshape(batch * n, dim)  # (M, D)

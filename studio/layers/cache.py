@@ -184,3 +184,25 @@ class StaticCache:
         """Keeps `lengths[b]` tokens of row b. Raises ValueError for a row that is shorter."""
         check_rewind(lengths, self.lengths)
         self.lengths = list(lengths)
+
+    def keep(self, base: list[int], paths: list[list[int]]) -> None:
+        """Keeps the first `base[b]` tokens of row b and, of those after them, the ones that
+        `paths[b]` numbers from 0 on, moved together.
+
+        Raises:
+            ValueError: a number that the row does not have, or numbers that do not ascend.
+        """
+        for row, (first, path) in enumerate(zip(base, paths, strict=True)):
+            most = self.lengths[row] - first
+            if path != sorted(set(path)) or (path and not 0 <= path[0] <= path[-1] < most):
+                raise ValueError(f"path {path} of row {row} must ascend within 0 .. {most - 1}")
+        longest = max(map(len, paths))
+        if any(path[-1:] != [len(path) - 1] for path in paths if path):
+            # What lies past the end of a shorter path stays where it is.
+            moved = [path + list(range(len(path), longest)) for path in paths]
+            first = to_device(base, self.rows.device).unsqueeze(1)  # (B, 1)
+            old = first + torch.tensor(moved, device=first.device)  # (B, m)
+            new = first + torch.arange(longest, device=first.device)  # (B, m)
+            for slab in (*self.keys, *self.values):
+                slab[self.rows, :, new] = slab[self.rows, :, old]  # (B, m, H, D), a copy
+        self.lengths = [first + len(path) for first, path in zip(base, paths, strict=True)]

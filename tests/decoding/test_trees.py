@@ -8,6 +8,7 @@ import torch
 
 from studio.decoding import noise, trees
 from studio.decoding.sampling import pick
+from studio.layers.tree_mask import depths
 from tests.decoding.joints import T, V, chi_square, conditionals, joint, outcomes
 
 ROWS = 40_000
@@ -124,7 +125,7 @@ def test_siblings_differ_and_what_cannot_be_drawn_is_skipped():
 
 def test_shapes_of_a_tree():
     parents = [-1, -1, 0, 2, 1]
-    assert trees.depths(parents) == [1, 1, 2, 3, 2]
+    assert depths(parents) == [1, 1, 2, 3, 2]
     seen = trees.ancestor_mask(parents)
     assert [row.nonzero().flatten().tolist() for row in seen] == [
         [0], [0, 1], [0, 2], [0, 1, 3], [0, 1, 3, 4], [0, 2, 5],
