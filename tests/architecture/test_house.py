@@ -118,7 +118,9 @@ def test_large_files_stay_small(root):
     files = [p for p in root.glob("studio/pretrained/**/*") if p.is_file()]
     weights = [p for p in files if p.suffix == ".safetensors"]
     assert [p.name for p in files if p.stat().st_size > 16 * 2**20] == []
-    assert sum(p.stat().st_size for p in weights) <= 48 * 2**20
+    images = [p for p in weights if p.parts[-3] in ("emoji-1d", "emoji-grid")]
+    assert 0 < sum(p.stat().st_size for p in images) <= 48 * 2**20
+    assert sum(p.stat().st_size for p in weights) <= 95e6  # the wheel stays below 100 MB
 
 
 def test_citation_and_version_agree(root):
