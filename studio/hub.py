@@ -269,6 +269,22 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:12]
 
 
+def identity(name: str, folder: Path, revision: str | None = None) -> dict[str, Any]:
+    """`model` and `revision` of a request: never a path, and for folders what they really hold.
+
+    Args:
+        name: as the user gave it: a bundled name, a folder or a Hub id.
+        folder: where it was found.
+        revision: of a Hub id, as the user gave it.
+    """
+    if name in bundled_names():
+        return {"model": name, "revision": fingerprint(folder)}
+    if Path(name).is_dir():
+        word = re.sub(r"[^\w.-]", "-", Path(name).resolve().name, flags=re.ASCII).lstrip(".-")
+        return {"model": word or "model", "revision": fingerprint(folder)}
+    return {"model": name, "revision": revision}
+
+
 # --- reading -------------------------------------------------------------------------------------
 
 

@@ -122,7 +122,7 @@ def _hub_revision(name: str, recorded: str | None) -> str | None:
 
 def _identified(request, name: str, folder: Path, revision: str | None, *, recheck: bool):
     """The request with the model as it really is; warns when it is not the recorded one."""
-    from studio.cli.opening import identity
+    from studio.hub import identity
 
     who = identity(name, folder, revision or request.revision)
     if recheck and request.revision and (request.model, request.revision) != tuple(who.values()):

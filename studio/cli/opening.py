@@ -1,4 +1,4 @@
-"""What commands that run a model do first: find it, name it for the request, load it."""
+"""What commands that run a model do first: pick the device, load it."""
 
 import re
 import sys
@@ -24,24 +24,6 @@ def pick_device(device: str) -> str:
     if not there.get(device.split(":")[0], True):
         raise ValueError(f"--device {device!r}: torch finds no such device here")
     return device
-
-
-def identity(name: str, folder: Path, revision: str | None = None) -> dict[str, Any]:
-    """`model` and `revision` of a request: never a path, and for folders what they really hold.
-
-    Args:
-        name: as the user gave it: a bundled name, a folder or a Hub id.
-        folder: where it was found.
-        revision: of a Hub id, as the user gave it.
-    """
-    from studio.hub import bundled_names, fingerprint
-
-    if name in bundled_names():
-        return {"model": name, "revision": fingerprint(folder)}
-    if Path(name).is_dir():
-        word = re.sub(r"[^\w.-]", "-", Path(name).resolve().name, flags=re.ASCII).lstrip(".-")
-        return {"model": word or "model", "revision": fingerprint(folder)}
-    return {"model": name, "revision": revision}
 
 
 def load(cls_name: str, folder: Path, *, device: str = "auto", **options: Any):

@@ -27,7 +27,7 @@ def reconstruct(
     """Encode a picture to tokens, decode it again, and say what that cost and kept."""
     from studio.cli import opening
     from studio.cli.generate import picture_hash
-    from studio.hub import DEFAULT_MODEL, find_folder
+    from studio.hub import DEFAULT_MODEL, find_folder, identity
     from studio.media.files import check_writable
     from studio.media.image import check_suffix, open_picture, write_image
     from studio.pipelines.request import Request
@@ -38,7 +38,7 @@ def reconstruct(
     picture = open_picture(file)
     name = model or DEFAULT_MODEL
     folder = find_folder(name)
-    who = opening.identity(name, folder)
+    who = identity(name, folder)
     with in_options():
         request = Request(**who, input=picture_hash(file), num_tokens=tokens)
     check_writable(output)

@@ -4,7 +4,9 @@ Which sentences training never sees follows from their letters alone (`is_heldou
 them is kept. Leaves out on purpose: meaning.
 """
 
+import functools
 import hashlib
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -82,6 +84,25 @@ def sentence(rng: np.random.Generator, *, heldout: bool = False) -> str:
         text = spell(_draw(rng).replace("_", " "))
         if is_heldout(text) == heldout:
             return text
+
+
+@functools.lru_cache(maxsize=1)
+def wide_vocabulary() -> tuple[str, ...]:
+    """Words of 2 to 12 letters in the documentation of Python's language, which Python itself
+    carries, with those of the grammar; sorted. For how words are spelled, not for what they say.
+    """
+    from pydoc_data.topics import topics
+
+    found = re.findall(
+        r"(?<![\w.'_-])[a-z]{2,12}(?![\w.'_(=-])", "\n".join(topics.values()).lower()
+    )
+    spoken = {word for word in found if re.search("[aeiouy]", word)}
+    return tuple(sorted(spoken | set(vocabulary())))
+
+
+def loose_words(rng: np.random.Generator) -> str:
+    """Two to five words of `wide_vocabulary`, in no order."""
+    return " ".join(_pick(rng, wide_vocabulary()) for _ in range(int(rng.integers(2, 6))))
 
 
 def _pick(rng: np.random.Generator, words: Sequence[str]) -> str:

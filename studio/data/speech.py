@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from studio.data.sentences import sentence
+from studio.data.sentences import loose_words, sentence
 from studio.media.files import atomic_path
 
 # Name -> (voice of espeak-ng, middle of its pitches). Names are ours.
@@ -40,7 +40,7 @@ VOICES: dict[str, tuple[str, int]] = {
 }
 HELDOUT_VOICES = tuple(name for name, (voice, _) in VOICES.items() if voice.endswith("5"))
 TRAIN_VOICES = tuple(name for name in VOICES if name not in HELDOUT_VOICES)
-SPLITS = ("train", "heldout", "voice")
+SPLITS = ("train", "heldout", "voice", "words")
 PITCH_REACH, SPEEDS = 12, (130, 190)  # steps of espeak's 0 to 99 around the middle; words a minute
 PROGRAM = "espeak-ng"
 _SHARD = 32  # utterances a file of the cache
@@ -99,11 +99,11 @@ def speak(utterance: Utterance, sample_rate: int = 16000) -> torch.Tensor:
         raise RuntimeError(f"{PROGRAM} cannot speak with voice {voice}: {said[-1]}")
     payload = data[start + 8 :]
     samples = np.frombuffer(payload[: len(payload) // 2 * 2], "<i2").astype(np.float64) / 32768
-    resampled = _resample(samples, sample_rate).clip(-1, 1)
+    resampled = resample_speech(samples, sample_rate).clip(-1, 1)
     return torch.from_numpy(resampled.astype(np.float32))[None]  # (1, L)
 
 
-def _resample(samples: np.ndarray, sample_rate: int) -> np.ndarray:
+def resample_speech(samples: np.ndarray, sample_rate: int) -> np.ndarray:
     """Another rate by cutting the spectrum of the whole, exact for sound that begins and ends in
     silence."""
     divisor = np.gcd(_NATIVE, sample_rate)
@@ -124,7 +124,8 @@ class SpokenSentences:
     Args:
         sample_rate: of the sound, in Hz.
         split: "train", "heldout" (sentences that training never sees, in the voices that it does
-            see), or "voice" (the same sentences in the held-out voices).
+            see), "voice" (the same sentences in the held-out voices), or "words" (words of a far
+            larger vocabulary in no order).
         seed: another seed gives other utterances.
         voices: names of `VOICES`; all of the split when None.
     """
@@ -152,7 +153,8 @@ class SpokenSentences:
     def utterance(self, index: int) -> Utterance:
         """What item `index` says and how."""
         rng = np.random.default_rng([self.seed, int(self.split != "train"), index])
-        text = sentence(rng, heldout=self.split != "train")
+        wide = self.split == "words"
+        text = loose_words(rng) if wide else sentence(rng, heldout=self.split != "train")
         rng = np.random.default_rng([self.seed, 7, SPLITS.index(self.split), index])
         speakers = self.speakers()
         name = speakers[int(rng.integers(len(speakers)))]

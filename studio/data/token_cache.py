@@ -26,10 +26,10 @@ class TokenCache:
     def __init__(self, folder: Path, tokenizer: Any, dataset: Any, size: int):
         self.tokenizer, self.dataset, self.size = tokenizer, dataset, size
         self.num_tokens = tokenizer.layout.num_tokens
-        folder = folder / _key(tokenizer, dataset)
+        folder = folder / cache_key(tokenizer, dataset)
         folder.mkdir(parents=True, exist_ok=True)
         # one row more than tokens: the last column turns 1 after the tokens were written
-        self.rows = _open(folder / f"tokens-{size}.i32", (size, self.num_tokens + 1), np.int32)
+        self.rows = open_rows(folder / f"tokens-{size}.i32", (size, self.num_tokens + 1), np.int32)
 
     @torch.no_grad()
     def batch(self, start: int, count: int) -> tuple[torch.Tensor, list[str]]:
@@ -46,13 +46,15 @@ class TokenCache:
         return found, [self.dataset.caption(i) for i in places]
 
 
-def _open(path: Path, shape: tuple[int, ...], dtype) -> np.memmap:
+def open_rows(path: Path, shape: tuple[int, ...], dtype) -> np.memmap:
+    """A memory-mapped array on disk, zeros where nothing was written yet."""
     if not path.exists():
         np.memmap(path, dtype, "w+", shape=shape).flush()
     return np.memmap(path, dtype, "r+", shape=shape)
 
 
-def _key(tokenizer: Any, dataset: Any) -> str:
+def cache_key(tokenizer: Any, dataset: Any) -> str:
+    """16 hex digits that stand for a tokenizer's weights and the description of a data set."""
     digest = hashlib.sha256(repr(dataset).encode())
     for name, tensor in sorted(tokenizer.state_dict().items()):
         digest.update(name.encode())

@@ -48,16 +48,21 @@ class AutoregressiveTransformer(Generator):
             index.
         rope_base: see `layers.rope.rope_table`.
         condition_rope: "identity", or "zeros" as official LlamaGen weights need.
-        condition: "class", "text" (ids, encoded here) or "features" (encoded elsewhere).
+        condition: "class", "text" (ids, encoded here), "features" (encoded elsewhere) or "speech"
+            (letters with their times, see `generators.letter_encoder`: besides a prefix of one row
+            every token is told what is spoken there).
         num_classes: of "class".
-        num_condition_tokens: the longest caption, of "text" and "features".
+        num_condition_tokens: the longest caption, of "text", "features" and "speech".
         caption_dim: C of "features".
-        text_vocab_size, text_layers: of the encoder of "text".
+        text_vocab_size, text_layers: of the encoder of "text" and of "speech".
+        voices, alphabet, frame_layers: of "speech": the names of who can speak, the letters that
+            ids from 1 on stand for, and blocks over tokens.
         token_levels: levels of each digit of a code (`FiniteScalarQuantizer(levels)`); None for one
             row a code.
         head, head_rank: see `layers.token_embedding.TokenHead`.
         prior_dim: width of a perceptron that scores all tokens from the caption alone, see
-            `generators.prior`; 0 for none, as in all official networks.
+            `generators.prior`; 0 for none, as in all official networks. Of "speech" any other
+            number means that what each token is told scores it.
         prior_refined: how many leading tokens are followed by one that refines them.
         position_tables: digit tables and digit maps of their own for every position (1D tokens).
         token_dropout, attention_dropout, residual_dropout, ffn_dropout: while training.
@@ -90,6 +95,9 @@ class AutoregressiveTransformer(Generator):
         caption_dim: int = 2048,
         text_vocab_size: int = 2048,
         text_layers: int = 2,
+        voices: list[str] | None = None,
+        alphabet: str = "",
+        frame_layers: int = 2,
         token_levels: list[int] | None = None,
         head: str = "full",
         head_rank: int = 64,
@@ -166,6 +174,8 @@ class AutoregressiveTransformer(Generator):
             output: "logits"; "digits", the logits of each digit, where the head has them; "losses",
                 the cross-entropy of every token in nats, computed the cheapest way;
                 "prior", the digit logits of the prior alone; "prior_losses", its cross-entropy.
+                For "speech" also "both_losses", the losses and those of the prior, and "lengths",
+                the predicted log(1 + tokens) of every letter (B, S), where `tokens` are not read.
             targets: what "losses" compares with; `tokens` when None.
             label_smoothing: of "losses".
             condition_rows: also return what stands at the condition's rows (all S; the last, which
@@ -175,17 +185,22 @@ class AutoregressiveTransformer(Generator):
             float32 (B, n, V), (B, n, sum(token_levels)) or (B, n); row i is about token i. With
             `condition_rows` S - 1 rows more in front.
         """
+        if output == "lengths":
+            return self.conditioner.lengths(condition)
         prefix, columns = self.conditioner(condition)  # (B, S, D)
         targets = tokens if targets is None else targets
+        told = self.told(condition, tokens.shape[1])  # (B, n, D)
         prior = None
         if self.prior is not None:
-            prior = self.prior(prefix, columns)[:, : tokens.shape[1]]  # (B, n, E)
+            prior = self.score_prior(prefix, columns, told)[:, : tokens.shape[1]]  # (B, n, E)
             if output == "prior":
                 return prior
             if output == "prior_losses":
                 return self.token_head.digit_entropy(prior, targets)
         rows = prefix.shape[1] - 1
         x = torch.cat((prefix, self.embeddings(tokens[:, :-1])), dim=1)  # (B, S + n - 1, D)
+        if told is not None:
+            x = x + F.pad(told, (0, 0, rows, 0))
         length = x.shape[1]
         mask = None
         if columns is not None or self.window is not None:
@@ -199,7 +214,21 @@ class AutoregressiveTransformer(Generator):
         x = dropped(x, self.config.token_dropout, self.training)
         x = self._run_blocks(self.layers, x, rope=rope, mask=mask, causal=mask is None)
         x = self.last_norm(x if condition_rows else x[:, rows:])  # (B, n, D)
+        if output == "both_losses" and prior is not None:
+            alone = self.token_head.digit_entropy(prior, targets)
+            both = self._read_out(x, "losses", targets, label_smoothing, prior)
+            return torch.stack((both, alone), -1)  # (B, n, 2)
         return self._read_out(x, output, targets, label_smoothing, prior)
+
+    def told(self, condition: Condition, count: int) -> torch.Tensor | None:
+        """What each of the first `count` tokens is told, (B, count, D), where the condition says
+        something about each of them; it is added to the row that scores the token."""
+        tell = getattr(self.conditioner, "told", None)
+        return None if tell is None else tell(condition, count)
+
+    def score_prior(self, prefix, columns, told: torch.Tensor | None) -> torch.Tensor:
+        """What the prior says of all tokens (of those told about), (B, N, E)."""
+        return self.prior(prefix, columns) if told is None else self.prior(told)
 
     def rotary(self, num_condition: int, device: torch.device) -> torch.Tensor:
         """The rotary table of a prefix of S = `num_condition` rows and N tokens, (S + N, D / 2)."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 
 from studio.generators.base import Generator
 from studio.generators.conditioning import Condition
@@ -46,7 +47,12 @@ class AutoregressiveRun:
         self._room = 0  # slots past those of all tokens, see `tree_run.py`
         self._embedded: tuple[torch.Tensor, torch.Tensor | None] | None = None
         self._embeddings, self._head = model.embeddings, model.token_head
-        self._placed = bool(model.embeddings.num_positions) or model.prior is not None
+        self._told: torch.Tensor | None = None  # (2B, N, D), where every token is told something
+        self._placed = (
+            bool(model.embeddings.num_positions)
+            or model.prior is not None
+            or hasattr(model.conditioner, "told")
+        )
         # One more than there are: the row after the last token scores nothing, and borrows its.
         self._index = torch.arange(self.num_tokens + 1, device=self.device)
         self._index[-1] -= 1
@@ -88,6 +94,10 @@ class AutoregressiveRun:
             x = torch.cat((x, x))  # (2B, n, D)
         if first:
             x = torch.cat((self._open(), x), dim=1)  # (2B, S + n, D)
+        scored = [n + (not first) for n in held]
+        count = tokens.shape[1] + first
+        places = self._places(scored, count, copies=x.shape[0])
+        x = self._with_told(x, places)
         if not first and self._lean is not None:
             self._cache.reserve(x.shape[1])
             self.features = self._lean(x)
@@ -97,9 +107,6 @@ class AutoregressiveRun:
             if first:
                 x = x[:, self._rows - 1 :]  # (2B, n + 1, D)
             self.features = self.model.last_norm(x)
-        scored = [n + (not first) for n in held]
-        count = x.shape[1]
-        places = self._places(scored, count, copies=x.shape[0])
         logits = self._head(self.features, places, self._prior_rows(scored, count, places))
         return self._guided(logits, [range(n, n + count) for n in scored])
 
@@ -111,6 +118,15 @@ class AutoregressiveRun:
         places = self._places(starts, count, copies=features.shape[0])
         logits = self._head(features, places, self._prior_rows(starts, count, places))
         return self._guided(logits, [range(n, n + count) for n in starts])
+
+    def _with_told(self, x: torch.Tensor, places: torch.Tensor | None) -> torch.Tensor:
+        """Rows (2B, m, D), the last of which, those that score the tokens at places (n,) or (2B,
+        n), are told what there is to tell about them."""
+        if self._told is None or places is None:
+            return x
+        rows = torch.arange(len(x), device=self.device).unsqueeze(1)  # (2B, 1)
+        told = self._told[rows, places]  # (2B, n, D)
+        return x + F.pad(told, (0, 0, x.shape[1] - told.shape[1], 0))
 
     def _prior_rows(self, starts: list[int], count: int, places) -> torch.Tensor | None:
         """What the prior says of `count` tokens from `starts[b]` on, (2B, count, E); the last
@@ -133,7 +149,7 @@ class AutoregressiveRun:
         if self.guidance:
             tokens = tokens.repeat(2, 1)  # (2B, n)
         self.features, logits = step(
-            tokens, starts, self._rows, cache, self._rope, self._columns, self._prior
+            tokens, starts, self._rows, cache, self._rope, self._columns, self._prior, self._told
         )
         self.passes += 1
         return self._guided(logits, [range(m + 1, m + 1 + n) for m in held])
@@ -177,8 +193,9 @@ class AutoregressiveRun:
             prefix, columns = self.model.conditioner(self._condition)
             model = self.model
             self._prior = self._ahead = None
+            self._told = model.told(self._condition, self.num_tokens)
             if model.prior is not None:
-                self._prior = model.prior(prefix, columns)  # (2B, N, E)
+                self._prior = model.score_prior(prefix, columns, self._told)  # (2B, N, E)
                 self._ahead = torch.cat((self._prior, self._prior[:, -1:]), 1)  # (2B, N + 1, E)
             self._embedded = prefix, columns
         return self._embedded

@@ -87,6 +87,7 @@ class CompiledStep:
         rope: torch.Tensor,
         columns: torch.Tensor | None,
         prior: torch.Tensor | None,
+        told: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """One pass.
 
@@ -98,6 +99,7 @@ class CompiledStep:
             rope: rotary table, complex (S + N, P).
             columns: bool (B, S + N), False at padding of the condition; None for none.
             prior: digit logits (B, N, E), or None.
+            told: what is added to the row that scores each token, (B, N, D), or None.
 
         Returns:
             features (B, n, D) and logits (B, n, V), which stay as they are.
@@ -118,6 +120,7 @@ class CompiledStep:
             torch.view_as_real(rope),
             columns,
             prior,
+            told,
         )
         features, logits = features[:, :count], logits[:, :count]
         return (features.clone(), logits.clone()) if self._graphs else (features, logits)
@@ -147,7 +150,7 @@ class _Slots:
         return keys, values
 
 
-def _step(weights, tokens, starts, rows, keys, values, rope, columns, prior):
+def _step(weights, tokens, starts, rows, keys, values, rope, columns, prior, told):
     """See `CompiledStep.__call__`; pure but for the slabs."""
     count, last = tokens.shape[1], len(rope) - 1
     slots = starts.unsqueeze(1) + torch.arange(count, device=tokens.device)  # (B, n)
@@ -160,6 +163,8 @@ def _step(weights, tokens, starts, rows, keys, values, rope, columns, prior):
     x = weights.embeddings(tokens, places)  # (B, n, D)
     turns = rope[slots.clamp(max=last)]  # (B, n, P, 2)
     cache = _Slots(keys, values, slots)
+    if told is not None:
+        x = x + told[cache.rows, scored]
     for layer, block in enumerate(weights.layers):
         x = block(x, rope=turns, mask=seen.unsqueeze(1), cache=cache, layer=layer)
     features = weights.last_norm(x)

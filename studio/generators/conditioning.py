@@ -1,8 +1,9 @@
 """What a generator is asked for, and how it becomes the embeddings in front of the tokens.
 
-Three kinds of conditions: a class, a caption as byte-pair ids, a caption as features of a foreign
-text encoder. Each knows its own null for classifier-free guidance (2022, 2207.12598): `dropped`
-rows make the network use its null embedding. Left out for now: media prefixes.
+Four kinds of conditions: a class, a caption as byte-pair ids, a caption as features of a foreign
+text encoder, letters to be spoken with their times. Each knows its own null for classifier-free
+guidance (2022, 2207.12598): `dropped` rows make the network use its null embedding. Left out for
+now: media prefixes.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from studio.generators.letter_encoder import LetterEncoder
 from studio.generators.text_encoder import TextEncoder
 
 
 @dataclass(frozen=True)
 class Condition:
-    """Base of the three: tensors whose first axis is the batch, with `dropped` bool (B,)."""
+    """Base of the four: tensors whose first axis is the batch, with `dropped` bool (B,)."""
 
     def __post_init__(self):
         if self.dropped is None:
@@ -120,6 +122,28 @@ class FeatureCondition(Condition):
     dropped: torch.Tensor = None  # pyright: ignore
 
 
+@dataclass(frozen=True)
+class SpeechCondition(Condition):
+    """Words to say, how, and when.
+
+    Args:
+        ids: int64 (B, S), letters from 1 on, a blank before and after the text; right padded by 0.
+        mask: bool (B, S), True = real.
+        ends: float (B, S), when each letter ends, in tokens from the start; never falling.
+        voices: int64 (B,), 0 .. voices - 1.
+        pitches, speeds: float (B,), lower and slower below 0, 0 is the voice's own.
+        dropped: bool (B,); nothing is dropped when None.
+    """
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+    ends: torch.Tensor
+    voices: torch.Tensor
+    pitches: torch.Tensor
+    speeds: torch.Tensor
+    dropped: torch.Tensor = None  # pyright: ignore
+
+
 class ClassEmbedder(nn.Module):
     """One vector a class; the table's last row is the null."""
 
@@ -186,12 +210,13 @@ KINDS: dict[str, tuple[type[Condition], type[nn.Module]]] = {
     "class": (ClassCondition, ClassEmbedder),
     "text": (TextCondition, TextEmbedder),
     "features": (FeatureCondition, FeatureEmbedder),
+    "speech": (SpeechCondition, LetterEncoder),
 }
 
 
 def build_embedder(config) -> nn.Module:
     """The embedder of a generator's config, which holds `condition` and that kind's sizes."""
-    if config.condition not in KINDS:
+    if config.condition not in KINDS or (config.condition == "speech" and "voices" not in config):
         raise ValueError(f"condition {config.condition!r} must be one of {tuple(KINDS)}")
     return KINDS[config.condition][1](config)
 
@@ -215,6 +240,9 @@ def check_condition(condition: Condition, config) -> None:
         )
     if isinstance(condition, TextCondition):
         _check_range("caption id", condition.ids, config.text_vocab_size)
+    elif isinstance(condition, SpeechCondition):
+        _check_range("letter", condition.ids, config.text_vocab_size)
+        _check_range("voice", condition.voices, len(config.voices))
     elif condition.features.shape[-1] != config.caption_dim:
         raise ValueError(
             f"features of width {condition.features.shape[-1]} must have width {config.caption_dim}"

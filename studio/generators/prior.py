@@ -102,10 +102,32 @@ class ConditionPrior(nn.Module):
         return both.flatten(1, 2)
 
 
-def build_prior(config, num_tokens: int) -> ConditionPrior | None:
+class SpeechPrior(nn.Module):
+    """Digit logits of every token of speech from the vector that says what is spoken there.
+
+    Args:
+        dim: D, width of the vectors.
+        levels: of every digit of a code; E is their sum.
+    """
+
+    def __init__(self, dim: int, levels: list[int]):
+        super().__init__()
+        self.out = nn.Linear(dim, sum(levels))
+
+    def reset(self) -> None:
+        """First weights: as of any other linear map."""
+
+    def forward(self, told: torch.Tensor) -> torch.Tensor:
+        """Vectors (B, N, D) to logits (B, N, E)."""
+        return self.out(told).float()
+
+
+def build_prior(config, num_tokens: int) -> ConditionPrior | SpeechPrior | None:
     """The prior of a generator's config, or None. Raises ValueError without a head of digits."""
     if not config.prior_dim:
         return None
+    if config.condition == "speech" and config.head != "full":
+        return SpeechPrior(config.dim, config.token_levels)
     if config.head == "full" or config.condition == "class":
         raise ValueError(
             f"prior_dim {config.prior_dim} needs captions and head 'digits' or 'digits+full'"

@@ -62,6 +62,8 @@ class TreeRun(AutoregressiveRun):
             above = np.concatenate((front, above), axis=1)  # (B, S + n)
             scored = [[0, *row] for row in scored]
         places = self._spread(scored, copies=len(x))
+        places = self._spread(scored, copies=len(x))
+        x = self._with_told(x, places)
         if not isinstance(self._cache, StaticCache):
             raise ValueError('trees need cache "static", whose tokens can be moved together')
         self._base = [length + self._rows * first for length in self._cache.lengths]

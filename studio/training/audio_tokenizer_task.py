@@ -152,7 +152,7 @@ class AudioTokenizerTask:
         shares = counts[counts > 0] / counts.sum()
         metrics["codes_used"] = len(shares) / model.codebook_size
         metrics["entropy_bits"] = -(shares * shares.log2()).sum().item()
-        return metrics, _sheet(rows, self.sample_rate)
+        return metrics, sound_sheet(rows, self.sample_rate)
 
     def export(self, model: Tokenizer, folder: Path) -> None:
         model.eval()
@@ -215,7 +215,7 @@ def _mean(values: list[float]) -> float:
     return found.mean().item() if len(found) else float("nan")
 
 
-def _sheet(waves: list[torch.Tensor], sample_rate: int) -> torch.Tensor:
+def sound_sheet(waves: list[torch.Tensor], sample_rate: int) -> torch.Tensor:
     """Log-mel pictures of waves (1, 1, L), original and made in turn, as (3, H, W) in [-1, 1]."""
     features = LogMel(sample_rate, 1024, 256, 80, clip=1e-3)
     width = max(wave.shape[-1] for wave in waves) // 256 + 1

@@ -19,6 +19,7 @@ TASKS = {
     "features": "studio.training.features_task:FeaturesTask",
     "audio_tokenizer": "studio.training.audio_tokenizer_task:AudioTokenizerTask",
     "recogniser": "studio.training.recogniser_task:RecogniserTask",
+    "speech": "studio.training.speech_task:SpeechTask",
 }
 
 
