@@ -124,7 +124,7 @@ class Leases:
         lease = Lease(key, number, path, handle)
         self.heartbeat.add(handle)
         try:
-            os.write(handle, json.dumps({"owner": self._owner, "alone": alone}).encode())
+            _write_line(handle, {"owner": self._owner, "alone": alone})
         except OSError:
             self.release(lease)
             raise
@@ -134,6 +134,21 @@ class Leases:
         """Ends an attempt as if it had not been made."""
         self.heartbeat.drop(lease.handle)
         lease.path.unlink(missing_ok=True)
+
+    def finish(self, lease: Lease, record: Mapping[str, Any], path: Path) -> bool:
+        """Ends an attempt that succeeded: the lease file itself, with `record` as its last line,
+        becomes `path`. Returns False when that is there already."""
+        os.lseek(lease.handle, 0, os.SEEK_END)
+        _write_line(lease.handle, {**record, "owner": self._owner, "attempt": lease.number})
+        try:
+            os.link(lease.path, path)
+            return True
+        except FileExistsError:
+            return False
+        except FileNotFoundError:  # a later run took this process for dead
+            return _write_new(path, record)
+        finally:
+            self.release(lease)
 
     def fail(self, lease: Lease, error: str, traceback: str) -> None:
         """Ends an attempt with an error."""
@@ -178,8 +193,8 @@ class Leases:
         return self.folder / f"{key}.{number}"
 
     def _says(self, path: Path) -> dict[str, Any]:
-        """What a lease file holds; {} when it is gone, or not yet written."""
-        return read_json(path)
+        """What a lease file says; {} when it is gone, or not yet written."""
+        return read_line(path, 0)
 
 
 def listed(folder: Path) -> Iterator[Path]:
@@ -187,6 +202,32 @@ def listed(folder: Path) -> Iterator[Path]:
     with suppress(FileNotFoundError, NotADirectoryError):
         for name in os.listdir(folder):
             yield folder / name
+
+
+def _write_line(handle: int, values: Mapping[str, Any]) -> None:
+    os.write(handle, (json.dumps(values, ensure_ascii=False) + "\n").encode())
+
+
+def _write_new(path: Path, values: Mapping[str, Any]) -> bool:
+    """One line in a file that must not be there; False when it is."""
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except FileExistsError:
+        return False
+    try:
+        _write_line(handle, values)
+    finally:
+        os.close(handle)
+    return True
+
+
+def read_line(path: Path, number: int) -> dict[str, Any]:
+    """Line `number` of a file of JSON objects (-1: the last); {} when it can't be read."""
+    try:
+        values = json.loads(path.read_bytes().splitlines()[number])
+    except (OSError, ValueError, IndexError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ Nothing is locked, and no process is needed for another to go on:
 
     OUT/apple.png                 a result, linked when it is complete
     OUT/failed/KEY.json           a job that was given up, with its tracebacks
-    OUT/.studio/done/4f/KEY.json  says that the result is there, linked after it
+    OUT/.studio/done/4f/KEY.json  says that the result is there: its lease, linked after it
     OUT/.studio/leases/KEY.2      the second attempt, see `leases`
     OUT/.studio/tmp               files on the way
 
@@ -26,7 +26,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from studio.rendering.leases import Attempts, Lease, Leases, listed, read_json, write_json
+from studio.rendering.leases import (
+    Attempts,
+    Lease,
+    Leases,
+    listed,
+    read_json,
+    read_line,
+    write_json,
+)
 from studio.rendering.media import recorded_request
 from studio.rendering.owners import Heartbeat
 
@@ -201,7 +209,7 @@ class Store:
 
     def record(self, key: str) -> dict[str, Any]:
         """What was recorded of a job that is done; {} when it can't be read."""
-        return read_json(self._record(key))
+        return read_line(self._record(key), -1)
 
     def failure(self, key: str) -> dict[str, Any]:
         """What was recorded of a job that failed: `error`, `traceback`, all `attempts`; {} when it
@@ -269,14 +277,13 @@ class Store:
             if shard.name not in self._shards:
                 shard.mkdir(exist_ok=True)
                 self._shards.add(shard.name)
-            first = self._put(self._record(key), {**record, "attempt": lease.number})
         finally:
             temporary.unlink(missing_ok=True)
+        first = self.leases.finish(lease, record, self._record(key))
         self.done.add(key)
         if key in self.failed:
             self._failure(key).unlink(missing_ok=True)
             self.failed.discard(key)
-        self.release(lease)
         self.leases.remove(key, lease.number - 1)
         self._tried.pop(key, None)
         return first
