@@ -25,6 +25,7 @@ from studio.generators.conditioning import (
     ClassCondition,
     Condition,
     FeatureCondition,
+    SpeechCondition,
     TextCondition,
 )
 from studio.generators.guidance import Guidance
@@ -138,6 +139,11 @@ def blank_condition(config, batch_size: int, device: torch.device) -> Condition:
     mask = torch.ones(batch_size, length, dtype=torch.bool, device=device)  # (B, S)
     if config.condition == "text":
         return TextCondition(torch.zeros_like(mask, dtype=torch.int64), mask)
+    if config.condition == "speech":
+        zeros = torch.zeros(batch_size, device=device)
+        ids, voices = torch.ones_like(mask, dtype=torch.int64), zeros.long()
+        ends = torch.linspace(0, 1000, length, device=device).expand(batch_size, -1)  # (B, S)
+        return SpeechCondition(ids, mask, ends, voices, zeros, zeros)
     features = torch.zeros(batch_size, length, config.caption_dim, device=device)  # (B, S, C)
     return FeatureCondition(features, mask)
 

@@ -27,6 +27,7 @@ MAX_TEXT = 64 * 1024
 
 _MODEL = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?")
 _REVISION = re.compile(r"[A-Za-z0-9_][\w.-]{0,99}")
+_VOICE = re.compile(r"[A-Za-z0-9_-]{1,40}")
 _OPTION = re.compile(r"[a-z][a-z0-9_]{0,39}")
 # name -> (type, smallest, largest)
 _RANGES: dict[str, tuple[type, float, float]] = {
@@ -40,9 +41,14 @@ _RANGES: dict[str, tuple[type, float, float]] = {
     "num_tokens": (int, 1, 10**6),
     "num_inference_steps": (int, 1, 10_000),
     "strength": (float, 0, 1),
+    "speed": (float, 0.5, 2),
+    "pitch": (float, -1, 1),
 }
 # What a pipeline's call takes under the same name.
 _CALL = ("guidance_scale", "temperature", "top_k", "top_p", "num_tokens", "num_inference_steps")
+_CALL += ("strength", "voice", "speed", "pitch")
+# What calls of a medium name the number of samples.
+_COUNTS = {"image": "num_images_per_prompt", "audio": "num_audios_per_prompt"}
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,7 @@ class Request:
         count: samples, 1 to 1024.
         guidance_scale, temperature, top_k, top_p, num_tokens, num_inference_steps, strength: as in
             the pipelines.
+        voice, speed, pitch: of speech, see `TextToSpeechPipeline`.
         decoding, decoding_options: a strategy's class name or a mode's (`decoding.modes.MODES`),
             and options of it beside those above.
         schema: version of this schema.
@@ -83,6 +90,9 @@ class Request:
     num_tokens: int | None = None
     num_inference_steps: int | None = None
     strength: float | None = None
+    voice: str | None = None
+    speed: float | None = None
+    pitch: float | None = None
     decoding: str | None = None
     decoding_options: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
@@ -93,6 +103,7 @@ class Request:
         _check_pattern("model", self.model, _MODEL, "a name or a Hub id (owner/name)")
         _check_pattern("revision", self.revision, _REVISION, "a branch, tag or commit", none=True)
         _check_pattern("input", self.input, re.compile("[0-9a-f]{64}"), "64 hex digits", none=True)
+        _check_pattern("voice", self.voice, _VOICE, "a name of letters, digits, - and _", none=True)
         _check_choice("generator", self.generator, list(KINDS))
         strategies = [n for n, module in CLASSES.items() if module.startswith("studio.decoding.")]
         _check_choice("decoding", self.decoding, [*strategies, *MODES])
@@ -156,15 +167,14 @@ class Request:
             ValueError: the pipeline wants a prompt and there is none, or the like; an option that
                 the strategy does not know.
         """
-        wanted = "prompt" if "text_tokenizer" in pipe.part_names() else "class_label"
+        words = pipe.medium != "image" or "text_tokenizer" in pipe.part_names()
+        wanted = "prompt" if words else "class_label"
         value = getattr(self, wanted)
         if value is None:
             raise ValueError(f"{wanted} is missing: model {self.model!r} needs one")
         call = {name: getattr(self, name) for name in _CALL if getattr(self, name) is not None}
         call["prompt" if wanted == "prompt" else "class_labels"] = value
-        call |= {"num_images_per_prompt": self.count, "generator": self.generators()}
-        if self.strength is not None:
-            call["strength"] = self.strength
+        call |= {_COUNTS[pipe.medium]: self.count, "generator": self.generators()}
         if self.decoding is not None or self.decoding_options:
             call["decoding"] = self._strategy(pipe)
         return call

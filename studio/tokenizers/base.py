@@ -20,6 +20,7 @@ class Tokenizer(ModelMixin, ConfigMixin):
     """
 
     config_name = "config.json"
+    medium = "image"  # or "audio", "video"
     _supports_gradient_checkpointing = False
     _encoder_modules: tuple[str, ...] = ()
 

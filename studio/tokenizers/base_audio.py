@@ -7,7 +7,7 @@ runs over overlapping windows that are cross-faded. Left out on purpose: coding 
 stereo together.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 
@@ -31,6 +31,7 @@ class AudioTokenizer(Tokenizer):
     K * T) is taken as well, with a layout.
     """
 
+    medium = "audio"
     hop: int
     num_codebooks: int
     codebook_size: int
@@ -177,6 +178,23 @@ class AudioTokenizer(Tokenizer):
 
         return crossfaded(piece, frames, **join)
 
+    def wave_stream(self, pieces: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """The wave of codes that come in pieces, as soon as it is certain.
+
+        Args:
+            pieces: (B, K, t) each, in order.
+
+        Yields:
+            waves (B, L); joined they are the wave of all codes. What the decoder's `reach` still
+            leaves open waits for the next piece; where it sees the whole clip, for the last.
+        """
+        for codes, begin, end in ready_stretches(pieces, self.reach):
+            first = max(0, begin - (self.reach or 0))
+            stop = codes.shape[-1] if self.reach is None else end + self.reach
+            wave = self.synthesize(self.lookup(codes[..., first:stop]))
+            done = end == codes.shape[-1]
+            yield wave[:, (begin - first) * self.hop : None if done else (end - first) * self.hop]
+
     def reconstruct(
         self,
         media: torch.Tensor,
@@ -280,6 +298,22 @@ class AudioTokenizer(Tokenizer):
             raise ValueError(f"token {wrong} must lie between 0 and {self.codebook_size - 1}")
         channels = max(1, tokens.shape[1] // books)
         return tokens.unflatten(1, (channels, -1))  # (B, C, K, T)
+
+
+def ready_stretches(
+    pieces: Iterable[torch.Tensor], reach: int | None
+) -> Iterator[tuple[torch.Tensor, int, int]]:
+    """Codes (B, K, T) so far of those that come in pieces, and from where to where they can be
+    decoded: up to `reach` before the last one (None: not at all), and to the end at the end."""
+    held, done = None, 0
+    for piece in pieces:
+        held = piece if held is None else torch.cat((held, piece), -1)
+        ready = 0 if reach is None else held.shape[-1] - reach
+        if ready > done:
+            yield held, done, ready
+            done = ready
+    if held is not None and held.shape[-1] > done:
+        yield held, done, held.shape[-1]
 
 
 class WaveTokenizer(AudioTokenizer):

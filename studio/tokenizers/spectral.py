@@ -12,7 +12,7 @@ phase, which neither bands nor pitch carry.
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -24,7 +24,7 @@ from studio.layers.spectrogram import LogMel, mel_filterbank
 from studio.layers.vocos import ConvNeXtBlock
 from studio.outputs import QuantizerOutput, TokenizerOutput
 from studio.quantizers.fsq import FiniteScalarQuantizer
-from studio.tokenizers.base_audio import AudioTokenizer
+from studio.tokenizers.base_audio import AudioTokenizer, ready_stretches
 
 MIDDLE = 150.0  # Hz, the zero of the pitch's octaves
 _VOICED = (0.4, 0.7)  # heights of the pitch's peak that count as not and as fully voiced
@@ -206,20 +206,36 @@ class SpectralTokenizer(AudioTokenizer):
         """The wave of codes (B, 1, T) in pieces (B, L) of `size` tokens; joined they are the whole,
         and only one is held in memory at a time.
         """
-        total, margin = codes.shape[-1], self.reach
+        total = codes.shape[-1]
         passed: torch.Tensor | float = 0.0
         for begin in range(0, total, size):
-            end, first = min(begin + size, total), max(0, begin - margin)
-            vectors = self.lookup(codes[..., first : end + margin])
-            hidden, outline = self.sketch(vectors)
-            hertz, turns = self.turns(outline)
-            left, right = (begin - first) * self.hop, (end - first) * self.hop
-            # cycles counted from the start of the clip, not of the piece
-            before = turns[:, left - 1 : left] if left else 0.0
-            turns = (turns - before + passed) % 1
-            wave = self.render(hidden, outline, hertz, turns, start=first * self.hop)
-            passed = turns[:, right - 1 : right]
-            yield wave[:, left:right]
+            wave, passed = self._stretch(codes, begin, min(begin + size, total), passed)
+            yield wave
+
+    def wave_stream(self, pieces: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """As the base says; the phase of the pulses runs on."""
+        passed: torch.Tensor | float = 0.0
+        for codes, begin, end in ready_stretches(pieces, self.reach):
+            wave, passed = self._stretch(codes, begin, end, passed)
+            yield wave
+
+    def _stretch(
+        self, codes: torch.Tensor, begin: int, end: int, passed: torch.Tensor | float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The wave (B, L) of tokens `begin` to `end` of codes (B, 1, T), and the cycles passed at
+        its end; `passed` are those at its start.
+        """
+        margin = self.reach
+        first = max(0, begin - margin)
+        vectors = self.lookup(codes[..., first : end + margin])
+        hidden, outline = self.sketch(vectors)
+        hertz, turns = self.turns(outline)
+        left, right = (begin - first) * self.hop, (end - first) * self.hop
+        # cycles counted from the start of the clip, not of the piece
+        before = turns[:, left - 1 : left] if left else 0.0
+        turns = (turns - before + passed) % 1
+        wave = self.render(hidden, outline, hertz, turns, start=first * self.hop)
+        return wave[:, left:right], turns[:, right - 1 : right]
 
     def _per_frame(self, outline: torch.Tensor) -> torch.Tensor:
         """(B, T, R) to (B, F, M + 2)."""
