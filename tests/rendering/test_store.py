@@ -220,7 +220,7 @@ def test_folders_that_can_not_be_used(tmp_path):
 
 
 @pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_the_store_costs_little(tmp_path):
+def test_the_store_costs_little(tmp_path, count):
     """Looking, claiming, publishing and recording; what a result costs to make and to bring to the
     disk (its fsync) is not the store's."""
     from studio.rendering.store import Store
