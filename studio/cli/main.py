@@ -11,7 +11,18 @@ import sys
 
 import typer
 
-from studio.cli import bench, convert, demo, doctor, generate, models, reconstruct, train, verify
+from studio.cli import (
+    bench,
+    convert,
+    demo,
+    doctor,
+    generate,
+    models,
+    reconstruct,
+    render,
+    train,
+    verify,
+)
 
 # Threads that wait for each other spin; with another process on a core that costs ten times the
 # time. Read when torch is loaded.
@@ -26,7 +37,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (demo.demo, generate.generate, reconstruct.reconstruct, train.train):
+for verb in (demo.demo, generate.generate, render.render, reconstruct.reconstruct, train.train):
     app.command()(verb)
 for verb in (convert.convert, verify.verify, models.models, doctor.doctor):
     app.command()(verb)
