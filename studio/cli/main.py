@@ -16,6 +16,7 @@ from studio.cli import (
     convert,
     demo,
     doctor,
+    evaluate,
     generate,
     models,
     reconstruct,
@@ -42,6 +43,7 @@ for verb in (demo.demo, generate.generate, render.render, reconstruct.reconstruc
 for verb in (convert.convert, verify.verify, models.models, doctor.doctor):
     app.command()(verb)
 app.add_typer(bench.app, name="bench")
+app.add_typer(evaluate.app, name="evaluate")
 
 # What the caller can mend by saying something else, or by installing an extra.
 _USER_ERRORS = (

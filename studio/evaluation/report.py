@@ -1,10 +1,20 @@
-"""Figures as files: JSON with the hardware in it, contact sheets, the curve of bytes against
-quality."""
+"""Figures as files. `Report` is the one form of every evaluation, of pictures, sound and video:
+JSON, CSV and a page (report_page.py).
 
+An evaluator fills rows (one a model and setting), says what the columns mean, which curves to draw
+over them and which media to show; writing, reading and the page know nothing of its medium. Beside
+it stand figures with the hardware in them, contact sheets, and the plot in a card.
+"""
+
+import csv
+import dataclasses
+import io
 import json
+import math
 import os
 import platform
 import re
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +25,135 @@ from studio.env import need
 from studio.evaluation.features import NOTE
 from studio.media.files import atomic_path, atomic_write
 from studio.media.image import to_pil
+
+FORMAT = 1
+JSON_NAME, CSV_NAME, PAGE_NAME = "report.json", "report.csv", "index.html"
+MEDIA = "media"  # the folder beside the report that its media stand in
+
+
+@dataclass(frozen=True)
+class Column:
+    """What stands in a column of rows.
+
+    Args:
+        key: in the rows. label, unit: for readers.
+        better: "higher", "lower" or "" where neither is.
+        about: how it is measured, in one line.
+        digits: after the point, on the page.
+    """
+
+    key: str
+    label: str
+    unit: str = ""
+    better: str = ""
+    about: str = ""
+    digits: int = 3
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A plot of rows: one column over another.
+
+    Args:
+        x, y: keys of columns. Rows that lack one are left out.
+        colour: key of what gives a line its colour and name.
+        dash: key of what gives a line its dashes, or None.
+        panel: key whose values get a plot each, or None.
+        log_x: a logarithmic axis.
+    """
+
+    x: str
+    y: str
+    colour: str = "subject"
+    dash: str | None = None
+    panel: str | None = None
+    log_x: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One medium that is shown: `file` in the report's folder (picture, sound or clip, by its
+    ending; None shows words alone), what it is, and a caption."""
+
+    label: str
+    file: str | None = None
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """Media side by side, a row an original."""
+
+    title: str
+    rows: list[list[Cell]]
+    note: str = ""
+
+
+@dataclass
+class Report:
+    """An evaluation; `report_page.write_report` puts it into a folder.
+
+    Args:
+        title: of the page.
+        medium: "image", "speech", "video", ...
+        columns: in the order of the table; the first ones say what a row is about.
+        rows: plain JSON values by column keys; `subject` is the model's name, and rows of another
+            `group` stand in a table of their own. Missing keys, None and numbers that are not
+            finite are empty cells.
+        curves, exhibits: what the page draws and shows.
+        facts: plain JSON values: data, number, settings.
+        notes: what readers must know, in sentences.
+    """
+
+    title: str
+    medium: str
+    columns: list[Column]
+    rows: list[dict[str, Any]]
+    curves: list[Curve] = field(default_factory=list)
+    exhibits: list[Exhibit] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> str:
+        """JSON of all fields, with `format`; what is not finite is null."""
+        values = {"format": FORMAT, **dataclasses.asdict(self)}
+        return json.dumps(_finite(values), indent=1, ensure_ascii=False) + "\n"
+
+    def to_csv(self) -> str:
+        """A line a row, all columns."""
+        file = io.StringIO()
+        keys = [column.key for column in self.columns]
+        writer = csv.DictWriter(file, keys, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(_finite(self.rows))
+        return file.getvalue()
+
+
+def read_report(folder: str | Path) -> Report:
+    """The report in a folder. Raises ValueError when there is none that can be read."""
+    path = Path(folder) / JSON_NAME
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values.pop("format") != FORMAT:
+            raise ValueError("another format")
+        values["columns"] = [Column(**v) for v in values["columns"]]
+        values["curves"] = [Curve(**v) for v in values["curves"]]
+        values["exhibits"] = [
+            Exhibit(**{**v, "rows": [[Cell(**c) for c in row] for row in v["rows"]]})
+            for v in values["exhibits"]
+        ]
+        return Report(**values)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{str(path)!r} is no report of format {FORMAT}") from error
+
+
+def _finite(value: Any) -> Any:
+    """Plain values with None for numbers that are not finite."""
+    if isinstance(value, dict):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def hardware() -> dict[str, Any]:
