@@ -29,6 +29,7 @@ def main(names: list[str]) -> None:
             tokenizer=parts["tokenizer"],
             captions=parts["captions"],
             generators=generators,
+            drafter=parts.get("drafter"),
         )
         size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
         print(f"{out}: {size / 2**20:.1f} MiB")

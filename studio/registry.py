@@ -32,6 +32,7 @@ CLASSES: dict[str, str] = {
     # generators
     "AutoregressiveTransformer": "studio.generators.autoregressive",
     "MaskedTransformer": "studio.generators.masked",
+    "DrafterHead": "studio.generators.drafter_head",
     "CaptionTokenizer": "studio.generators.captions",
     "Guidance": "studio.generators.guidance",
     # decoding
@@ -42,7 +43,6 @@ CLASSES: dict[str, str] = {
     "TextToImagePipeline": "studio.pipelines.text_to_image",
     "ClassToImagePipeline": "studio.pipelines.class_to_image",
     "ReconstructionPipeline": "studio.pipelines.reconstruction",
-    "TextToSpeechPipeline": "studio.pipelines.text_to_speech",
     # evaluation
     "Recogniser": "studio.evaluation.recogniser",
     "ImageTextFeatures": "studio.evaluation.features",

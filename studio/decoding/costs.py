@@ -130,6 +130,34 @@ def model_costs(
     return held[key]
 
 
+def head_cost(head, model, batch_size: int, guidance: Guidance | None) -> float:
+    """Seconds of one draft of a drafter head, the least of some; kept in memory.
+
+    Args:
+        head: a `DrafterHead`.
+        model: the ordered `Generator` that it drafts for.
+        batch_size, guidance: as in `model_costs`.
+    """
+    key = curve_key(model, batch_size, guidance is not None and guidance.active)
+    held = _memory.setdefault(head, {})
+    if key not in held:
+        condition = blank_condition(model.config, batch_size, model.device)
+        run = model.start(condition, guidance=guidance)
+        half = run.num_tokens // 2
+        run.extend(torch.zeros(batch_size, half, dtype=torch.int64, device=run.device))
+        drafts, clock = head.start(run), clock_of(run.device)
+        features, least = run.features, math.inf
+        drafts.extend(features, torch.zeros_like(features[:batch_size, :, 0], dtype=torch.int64))
+        token, last = torch.zeros(batch_size, 1, dtype=torch.int64, device=run.device), [half]
+        for _ in range(9):
+            started = clock()
+            features = drafts.extend(features[:, -1:], token)
+            drafts.score(features, last * batch_size)
+            least = min(least, clock() - started)
+        held[key] = least
+    return held[key]
+
+
 def blank_condition(config, batch_size: int, device: torch.device) -> Condition:
     """Some condition that a generator of this config takes, `batch_size` rows."""
     if config.condition == "class":

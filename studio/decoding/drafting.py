@@ -8,10 +8,10 @@
 - model: another, smaller ordered run, 2211.17192.
 - recycling: what was likely after the same token last time (Token Recycling, 2024, 2408.08696), a
   row's own table, which begins empty, so that a result does not depend on what was made before.
+- head: a small block on the target's features (EAGLE), see `head_drafter.py`.
 
 In seed-faithful decoding every drafter takes argmax(log q + g) with plain decoding's noise g, which
-makes "jacobi" and "coupled" the same. Left out for now: a drafter head on the target's features;
-`Seen.features` is there for it.
+makes "jacobi" and "coupled" the same. Left out on purpose: networks, which drafters are given.
 """
 
 from dataclasses import dataclass
@@ -296,7 +296,7 @@ class RecyclingDrafter(Drafter):
         return None
 
 
-# name -> class; a new drafter is one line here.
+# name -> class; a new drafter is one line here, or in a file of its own that adds it.
 DRAFTERS: dict[str, type[Drafter]] = {
     "jacobi": JacobiDrafter,
     "coupled": CoupledDrafter,

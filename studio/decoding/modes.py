@@ -22,12 +22,14 @@ MODES: dict[str, dict[str, Any]] = {
     "seed": {**_SEED, "window": "auto"},
     "seed-jacobi": {**_SEED, "window": 32},
     "seed-prior": {**_SEED, "drafter": "prior", "window": 16},
+    "seed-head": {**_SEED, "drafter": "head", "window": 32},
     "seed-recycling": {**_SEED, "drafter": "recycling", "window": "auto"},
     # other draws from the same distribution
     "exact": {**_EXACT, "drafter": "coupled"},
     "exact-gumbel": {**_EXACT, "drafter": "coupled", "coupling": "gumbel"},
     "exact-jacobi": {**_EXACT, "drafter": "jacobi"},
     "exact-prior": {**_EXACT, "drafter": "prior", "window": 16},
+    "exact-head": {**_EXACT, "drafter": "head"},
     "exact-recycling": {**_EXACT, "drafter": "recycling", "window": 8},
     # draws from a similar one
     "grouped": {**_GROUPED, "drafter": "coupled"},

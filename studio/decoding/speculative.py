@@ -31,15 +31,17 @@ from studio.decoding.base import (
     check_number,
     check_sampling,
 )
-from studio.decoding.costs import model_costs
-from studio.decoding.drafting import COUPLINGS, DRAFTERS
+from studio.decoding.costs import head_cost, model_costs
+from studio.decoding.drafting import COUPLINGS
 from studio.decoding.filling import INITIALISERS
+from studio.decoding.head_drafter import DRAFTERS  # all of `drafting.py`, and "head"
 from studio.decoding.loop import Speculation, SpeculativeLoop
 from studio.decoding.neighbours import NEIGHBOURS, Neighbours
 from studio.decoding.sampling import Sampling
 from studio.decoding.schedules import RAMPS
 from studio.decoding.stage import Stage
 from studio.decoding.windows import AutoWindow, FixedWindow
+from studio.generators.drafter_head import DrafterHead
 
 MAX_WINDOW = 1024
 
@@ -50,7 +52,8 @@ class Speculative(DecodingStrategy):
     Args:
         acceptance: "seed", plain decoding's tokens for that seed; "exact", another draw from the
             same distribution; "grouped", "relaxed" or "annealed", from a similar one.
-        drafter: "jacobi", "coupled", "prior", "model" (needs `draft_run`) or "recycling".
+        drafter: "jacobi", "coupled", "prior", "model" (needs `draft_run`), "recycling" or "head"
+            (needs the attribute `head`).
         window: tokens scored a pass, of which one is no draft; "auto" takes what is fastest here,
             by measured costs, and switches speculation off where it does not pay. In all modes but
             "seed" other windows give other samples of the same quality.
@@ -58,6 +61,7 @@ class Speculative(DecodingStrategy):
             reached yet; "above" is "left" where there is no row above, and "auto" is "prior" where
             the generator has one and else "above".
         coupling: "maximal" or "gumbel", of "coupled" drafts.
+        head_depth: drafts that "head" makes in a row; those after them are coupled ones.
         group_size, group_delta, group_distance: G (None for the released code's 7 below and 6
             above), the most difference of probability and of squared distance in the codebook of
             "grouped"; without a table of neighbours, or with None, distances do not matter.
@@ -72,6 +76,8 @@ class Speculative(DecodingStrategy):
         neighbours: the codebook's `Neighbours`; saved and loaded with the config.
         costs: seconds of a pass over n tokens with its drafts, for the window "auto"; measured when
             None.
+        head: a `generators.drafter_head.DrafterHead` for the drafter "head"; a pipeline gives its
+            own.
 
     Raises:
         ValueError: an option out of range.
@@ -79,6 +85,7 @@ class Speculative(DecodingStrategy):
 
     kind = "ordered"
     neighbours: Neighbours | None = None
+    head: DrafterHead | None = None
     costs: dict[int, float] | None = None
 
     @register_to_config
@@ -90,6 +97,7 @@ class Speculative(DecodingStrategy):
         window: int | str = 32,
         initialiser: str = "auto",
         coupling: str = "maximal",
+        head_depth: int = 4,
         temperature: float = 1.0,
         top_k: int = 0,
         top_p: float = 1.0,
@@ -113,6 +121,7 @@ class Speculative(DecodingStrategy):
         check_name("drafter", drafter, tuple(DRAFTERS))
         check_name("initialiser", initialiser, tuple(INITIALISERS))
         check_name("coupling", coupling, COUPLINGS)
+        check_number("head_depth", head_depth, 1, MAX_WINDOW, whole=True)
         if window != "auto":
             check_number("window", window, 1, MAX_WINDOW, whole=True)
         check_sampling(temperature, top_k, top_p, min_p)
@@ -138,7 +147,7 @@ class Speculative(DecodingStrategy):
 
     def with_options(self, **overrides) -> Self:
         made = super().with_options(**overrides)
-        made.neighbours, made.costs = self.neighbours, self.costs
+        made.neighbours, made.costs, made.head = self.neighbours, self.costs, self.head
         return made
 
     def save_pretrained(self, folder, **kwargs) -> None:
@@ -166,7 +175,7 @@ class Speculative(DecodingStrategy):
             given, keep: kept tokens are never drawn; leading ones are fed in the first pass.
             num_tokens: stop after so many; all when None.
             draft_run: a fresh run of the draft model, for the drafter "model", on the same
-                condition.
+                condition; for "head" a `HeadRun` instead of one of the attribute `head`.
         """
         check_batch(run, layout, generators)
         batch, total = len(generators), layout.num_tokens
@@ -185,6 +194,8 @@ class Speculative(DecodingStrategy):
             tokens, keep: int64 and bool (B, N), see `base.check_given`.
             count: tokens to make.
         """
+        if draft_run is None and self.head is not None and self.config.drafter == "head":
+            draft_run = self.head.start(run)
         window = self._make_window(run, draft_run, len(keys))
         faithful = self.config.acceptance == "seed"
         rule = None if faithful else self._make_rule(run.device)
@@ -228,10 +239,20 @@ class Speculative(DecodingStrategy):
             # Not a curve for every batch: one for each power of two.
             size = 1 << (batch - 1).bit_length() if faithful else 1
             costs = self._measured(run, size)
-            if draft_run is not None:
-                each = self._measured(draft_run, size)[1]
-                costs = {n: seconds + (n - 1) * each for n, seconds in costs.items()}
+            costs = self._with_drafting(costs, run, draft_run, size)
         return AutoWindow(costs, batch, pooled=faithful)
+
+    def _with_drafting(self, costs: dict[int, float], run, draft_run, batch: int):
+        """Costs with what a draft network adds to a pass."""
+        if draft_run is None:
+            return costs
+        most = MAX_WINDOW
+        if self.config.drafter == "head":
+            most = self.config.head_depth
+            each = head_cost(draft_run.model, run.model, batch, self.guidance)
+        else:
+            each = self._measured(draft_run, batch)[1]
+        return {n: seconds + min(n - 1, most) * each for n, seconds in costs.items()}
 
     def _measured(self, run, batch: int) -> dict[int, float]:
         model = getattr(run, "model", None)

@@ -158,6 +158,9 @@ def _strategies(pipe, settings: Settings) -> dict[str, DecodingStrategy]:
         if MODES[name].get("drafter") == "prior" and pipe.generator.prior is None:
             logger.warning("mode %s is left out: the generator has no prior", name)
             continue
+        if MODES[name].get("drafter") == "head" and getattr(pipe, "drafter", None) is None:
+            logger.warning("mode %s is left out: the model has no drafter head", name)
+            continue
         made[name] = pipe.make_strategy(name, **settings.options)
     return made
 

@@ -15,7 +15,7 @@ from studio.generators.run import Run
 from studio.layers.neighborhood import Neighborhood
 from studio.outputs import TokenLayout
 
-OUTPUTS = ("logits", "digits", "losses", "prior", "prior_losses")
+OUTPUTS = ("logits", "digits", "losses", "features", "prior", "prior_losses")
 
 
 class Generator(ModelMixin, ConfigMixin):
@@ -87,6 +87,8 @@ class Generator(ModelMixin, ConfigMixin):
     ) -> torch.Tensor:
         """Features (B, N, D) to what `forward` was asked for; `prior` (B, N, E) is added."""
         head = self.token_head
+        if output == "features":
+            return x
         if output == "logits":
             return head(x, prior=prior)  # (B, N, V)
         if output == "digits":

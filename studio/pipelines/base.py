@@ -75,16 +75,21 @@ class StudioPipeline(DiffusionPipeline):
     """Base of all pipelines. A subclass names the classes of its parts in `part_types` and calls
     `register_parts`."""
 
-    medium = "image"  # or "audio", "video"
     part_types: dict[str, type] = {}
     _callback_tensor_inputs = ["tokens", "known"]
     _interrupt = False
     cache: CacheOption = "static"
 
     def register_parts(self, **parts) -> None:
-        """Takes the parts over. Raises ValueError when one is not of its class in `part_types`."""
+        """Takes the parts over; optional ones may be None.
+
+        Raises:
+            ValueError: a part is not of its class in `part_types`.
+        """
         for name, part in parts.items():
             expected = self.part_types[name]
+            if part is None and name in self._optional_components:
+                continue
             if not isinstance(getattr(part, "_orig_mod", part), expected):
                 raise ValueError(
                     f"{name} must be a {expected.__name__}, but is a {type(part).__name__}"
@@ -246,7 +251,8 @@ class StudioPipeline(DiffusionPipeline):
             ValueError: a part's class could not be loaded again.
         """
         for name, part in self.components.items():
-            self._check_saveable(name, getattr(part, "_orig_mod", part))
+            if part is not None:
+                self._check_saveable(name, getattr(part, "_orig_mod", part))
         if not options.pop("safe_serialization", True):
             raise ValueError("safe_serialization False is not supported: pickles are never written")
         if options.get("push_to_hub"):
@@ -278,9 +284,10 @@ class StudioPipeline(DiffusionPipeline):
 
     def to_json_string(self) -> str:
         """The text of `model_index.json`, without the name or path that the pipeline was loaded
-        from."""
+        from, and without optional parts that are not there."""
         config = self._internal_dict
-        kept = {k: v for k, v in config.items() if k != "_name_or_path"}
+        absent = [k for k in self._optional_components if getattr(self, k, None) is None]
+        kept = {k: v for k, v in config.items() if k not in ("_name_or_path", *absent)}
         self._internal_dict = type(config)(kept)
         try:
             return super().to_json_string()

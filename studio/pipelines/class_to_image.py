@@ -9,6 +9,7 @@ import torch
 from studio.decoding.base import DecodingStrategy
 from studio.generators.base import Generator
 from studio.generators.conditioning import ClassCondition
+from studio.generators.drafter_head import DrafterHead
 from studio.pipelines import steps
 from studio.pipelines.base import ImageOutput, Preview
 from studio.pipelines.generation import GenerationPipeline, Job
@@ -22,13 +23,27 @@ class ClassToImagePipeline(GenerationPipeline):
         tokenizer: pictures to tokens and back.
         generator: the network over tokens, conditioned on classes.
         decoding: how tokens are drawn; its kind must be the generator's.
+        drafter: drafts for the generator in modes such as "seed-head"; None for none.
     """
 
-    part_types = {"tokenizer": Tokenizer, "generator": Generator, "decoding": DecodingStrategy}
+    part_types = {
+        "tokenizer": Tokenizer,
+        "generator": Generator,
+        "decoding": DecodingStrategy,
+        "drafter": DrafterHead,
+    }
 
-    def __init__(self, tokenizer: Tokenizer, generator: Generator, decoding: DecodingStrategy):
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        generator: Generator,
+        decoding: DecodingStrategy,
+        drafter: DrafterHead | None = None,
+    ):
         super().__init__()
-        self.register_parts(tokenizer=tokenizer, generator=generator, decoding=decoding)
+        self.register_parts(
+            tokenizer=tokenizer, generator=generator, decoding=decoding, drafter=drafter
+        )
         self.check_parts(decoding)
 
     @torch.no_grad()

@@ -56,7 +56,7 @@ class Job:
     callback_inputs: Sequence[str] = ()
 
 
-def speed_of(state: DecodeState) -> dict[str, Any]:
+def _speed(state: DecodeState) -> dict[str, Any]:
     """What a speculative decoding adds to the statistics."""
     if not isinstance(state, Speculation):
         return {}
@@ -74,9 +74,12 @@ def codebook(tokenizer) -> torch.Tensor | None:
 
 
 class GenerationPipeline(StudioPipeline):
-    """Base of pipelines with a tokenizer, a generator and a decoding strategy."""
+    """Base of pipelines with a tokenizer, a generator and a decoding strategy, and maybe a
+    `DrafterHead`."""
 
     model_cpu_offload_seq = "generator->tokenizer"
+    _optional_components = ["drafter"]
+    _exclude_from_cpu_offload = ["drafter"]  # it works within a run of the generator
 
     def check_parts(self, strategy: DecodingStrategy) -> None:
         """Raises ValueError unless tokenizer, generator and strategy fit each other."""
@@ -164,7 +167,7 @@ class GenerationPipeline(StudioPipeline):
         strategy = strategy.with_options(num_steps=num_inference_steps, **overrides)
         if decoding is None:
             strategy = self.sped_up(strategy)
-        return self._with_neighbours(strategy)
+        return self._with_neighbours(self._with_head(strategy))
 
     def sped_up(self, strategy: DecodingStrategy) -> DecodingStrategy:
         """Seed-faithful speculation in place of plain decoding: the same tokens in fewer passes.
@@ -174,6 +177,23 @@ class GenerationPipeline(StudioPipeline):
         if type(strategy) is not Autoregressive or not exact or self.cache != "static":
             return strategy
         return find_mode("seed", strategy.config)
+
+    def _with_head(self, strategy: DecodingStrategy) -> DecodingStrategy:
+        """The model's drafter head, for strategies that draft with one and have none."""
+        if not isinstance(strategy, Speculative) or strategy.config.drafter != "head":
+            return strategy
+        if strategy.head is None:
+            drafter = getattr(self, "drafter", None)
+            if drafter is None:
+                raise ValueError(
+                    "decoding: drafter 'head' needs a model folder with a trained drafter head "
+                    "(drafter/), which this model has not; take seed or exact"
+                )
+            strategy = strategy.with_options()
+            strategy.head = drafter
+        assert strategy.head is not None  # set above
+        strategy.head.check_target(getattr(self.generator, "_orig_mod", self.generator))
+        return strategy
 
     def _with_neighbours(self, strategy: DecodingStrategy) -> DecodingStrategy:
         """The table of neighbours, found once, for strategies that want one and have none."""
@@ -262,7 +282,7 @@ class GenerationPipeline(StudioPipeline):
         seconds = time.perf_counter() - started
         made = int(state.known[:, :count].sum(dim=1).min())
         stats = DecodeStats(
-            state.step, state.passes, made, seconds, int(proposed), int(accepted), **speed_of(state)
+            state.step, state.passes, made, seconds, int(proposed), int(accepted), **_speed(state)
         )
         self.maybe_free_model_hooks()
         yield ImageOutput(images=images, tokens=state.tokens[:, :count].clone().cpu(), stats=stats)

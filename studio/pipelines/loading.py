@@ -37,7 +37,8 @@ def load_parts(
     """All parts of a pipeline of class `cls` from a folder.
 
     Args:
-        names: the parts that `cls` needs.
+        names: the parts that `cls` needs; those it can do without are None where the folder's index
+            does not name them.
         generator: "autoregressive" or "masked"; None takes the folder's default.
         dtype: of the weights, or one a part with a "default"; float32 when None.
         given: parts that are there already, taken as they are.
@@ -57,6 +58,9 @@ def load_parts(
     for name in names:
         if name in given:
             parts[name] = given[name]
+            continue
+        if name in cls._optional_components and not index.get(name):
+            parts[name] = None
             continue
         place = name + ending if name in ("generator", "decoding") else name
         part_class = _part_class(index, folder, name, place, cls)

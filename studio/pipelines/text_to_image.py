@@ -15,6 +15,7 @@ from studio.decoding.base import DecodingStrategy
 from studio.generators.base import Generator
 from studio.generators.captions import CaptionTokenizer
 from studio.generators.conditioning import TextCondition
+from studio.generators.drafter_head import DrafterHead
 from studio.pipelines import steps
 from studio.pipelines.base import ImageOutput, Preview
 from studio.pipelines.generation import GenerationPipeline, Job
@@ -29,6 +30,7 @@ class TextToImagePipeline(GenerationPipeline):
         generator: the network over tokens, conditioned on text.
         text_tokenizer: prompts to ids.
         decoding: how tokens are drawn; its kind must be the generator's.
+        drafter: drafts for the generator in modes such as "seed-head"; None for none.
     """
 
     part_types = {
@@ -36,6 +38,7 @@ class TextToImagePipeline(GenerationPipeline):
         "generator": Generator,
         "text_tokenizer": CaptionTokenizer,
         "decoding": DecodingStrategy,
+        "drafter": DrafterHead,
     }
 
     def __init__(
@@ -44,6 +47,7 @@ class TextToImagePipeline(GenerationPipeline):
         generator: Generator,
         text_tokenizer: CaptionTokenizer,
         decoding: DecodingStrategy,
+        drafter: DrafterHead | None = None,
     ):
         super().__init__()
         self.register_parts(
@@ -51,6 +55,7 @@ class TextToImagePipeline(GenerationPipeline):
             generator=generator,
             text_tokenizer=text_tokenizer,
             decoding=decoding,
+            drafter=drafter,
         )
         self.check_parts(decoding)
 

@@ -2,7 +2,8 @@
 
 A bundle holds one tokenizer, one caption tokenizer and one or two generators, each with the
 decoding options that a measured sweep chose. The first generator is the one of `model_index.json`;
-the second stands beside it in `generator_<kind>/` and `decoding_<kind>/`.
+the second stands beside it in `generator_<kind>/` and `decoding_<kind>/`. A drafter head stands in
+`drafter/`.
 """
 
 import json
@@ -27,6 +28,7 @@ def bundle(
     tokenizer: str | Path,
     captions: str | Path,
     generators: list[tuple[str | Path, dict[str, Any]]],
+    drafter: str | Path | None = None,
 ) -> Path:
     """Writes a pipeline folder in half precision, whole or not at all.
 
@@ -35,9 +37,13 @@ def bundle(
         tokenizer: folder of a trained tokenizer.
         captions: folder of the caption tokenizer that all generators were trained with.
         generators: of a trained generator, and its decoding's options; the default first.
+        drafter: folder of a drafter head that was trained for the first generator; None for none.
 
     Returns:
         `out`.
+
+    Raises:
+        ValueError: the drafter is for another generator.
     """
     out = Path(out)
     (first, options), *others = generators
@@ -47,7 +53,10 @@ def bundle(
         generator=default,
         text_tokenizer=CaptionTokenizer.from_pretrained(captions),
         decoding=_strategy(default, options),
+        drafter=None if drafter is None else _load(drafter),
     )
+    if pipe.drafter is not None:
+        pipe.drafter.check_target(default)
     with atomic_folder(out) as temporary:
         pipe.save_pretrained(temporary)
         for folder, other_options in others:

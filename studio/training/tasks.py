@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import json
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,16 +11,19 @@ from diffusers import ModelMixin
 from torch import nn
 
 from studio.media.files import atomic_folder
+from studio.registry import find_class
 from studio.training.ema import WeightAverage
 from studio.training.recipe import Recipe
 
 TASKS = {
     "tokenizer": "studio.training.tokenizer_task:TokenizerTask",
     "generator": "studio.training.generator_task:GeneratorTask",
+    "video_tokenizer": "studio.training.video_tokenizer_task:VideoTokenizerTask",
     "features": "studio.training.features_task:FeaturesTask",
     "audio_tokenizer": "studio.training.audio_tokenizer_task:AudioTokenizerTask",
     "recogniser": "studio.training.recogniser_task:RecogniserTask",
     "speech": "studio.training.speech_task:SpeechTask",
+    "drafter": "studio.training.drafter_task:DrafterTask",
 }
 
 
@@ -68,6 +72,15 @@ def make_task(recipe: Recipe, folder: Path) -> Task:
 def step_generator(seed: int, step: int) -> torch.Generator:
     """The random numbers of a step."""
     return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
+
+
+def load_part(folder: str | Path) -> Any:
+    """The model of a folder, in float32 and evaluation mode. Raises FileNotFoundError."""
+    path = Path(folder) / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{str(folder)!r} holds no config.json")
+    name = json.loads(path.read_text(encoding="utf-8"))["_class_name"]
+    return find_class(name).from_pretrained(folder).float().eval()
 
 
 def tile(images: torch.Tensor, columns: int) -> torch.Tensor:

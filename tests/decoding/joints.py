@@ -41,6 +41,7 @@ class JointRun:
         prefix = torch.zeros(self.batch_size, self.num_tokens + 1, dtype=torch.int64)
         for t in range(self.num_tokens):
             prefix[:, t + 1] = prefix[:, t] * V + self.held[:, t]
+        self.features = torch.stack((asked, prefix.gather(1, asked)), dim=-1).double()  # (B, n, 2)
         logits = torch.zeros(*asked.shape, V)
         for t, table in enumerate(self.tables):
             row, column = (asked == t).nonzero(as_tuple=True)
@@ -51,10 +52,69 @@ class JointRun:
         assert bool((lengths <= self.lengths).all()) and int(lengths.min()) >= 0
         self.lengths = lengths.clone()
 
+    def make_room(self, count):
+        """Trees may reach past the end here."""
+
+    def extend_tree(self, tokens, parents):
+        first, count = not self.passes, tokens.shape[1]
+        self.passes += 1
+        rows = torch.arange(self.batch_size)
+        code = torch.zeros(self.batch_size, count + 1, dtype=torch.int64)  # column 0: what is held
+        depth = torch.zeros_like(code)
+        for t in range(self.num_tokens):
+            inside = t < self.lengths
+            code[:, 0] = torch.where(inside, code[:, 0] * V + self.held[:, t], code[:, 0])
+        for i in range(count):
+            above = parents[:, i] + 1
+            code[:, i + 1] = code[rows, above] * V + tokens[:, i]
+            depth[:, i + 1] = depth[rows, above] + 1
+        asked = self.lengths[:, None] + depth
+        logits = torch.zeros(*asked.shape, V)
+        for t, table in enumerate(self.tables):
+            row, column = (asked == t).nonzero(as_tuple=True)
+            logits[row, column] = table[code[row, column]]
+        self.base, self.tree = self.lengths.clone(), tokens
+        self.lengths = self.lengths + count
+        return logits if first else logits[:, 1:]
+
+    def keep_path(self, paths):
+        for i, nodes in enumerate(paths.unbind(1)):
+            row = (nodes >= 0).nonzero().flatten()
+            self.held[row, self.base[row] + i] = self.tree[row, nodes[row]]
+        self.lengths = self.base + (paths >= 0).sum(dim=1)
+
     def prior_logits(self, starts, count):
         """One fixed table a position, whatever the prefix."""
         at = (torch.tensor(starts)[:, None] + torch.arange(count)).clamp(max=self.num_tokens - 1)
         return torch.stack([t.mean(0) for t in self.tables])[at]  # (B, m, V)
+
+
+class JointHead:
+    """A drafter head beside a `JointRun`, over tables of its own: a feature is how many tokens
+    there are, and which."""
+
+    def __init__(self, tables, target):
+        self.tables, self.target, self.passes = tables, target, 0
+        self.held = torch.zeros(target.batch_size, dtype=torch.int64)
+
+    def extend(self, features, tokens):
+        self.held, self.passes = self.held + tokens.shape[1], self.passes + 1
+        count, prefix = features.unbind(-1)
+        return torch.stack((count + 1, prefix * V + tokens), dim=-1)  # (B, n, 2)
+
+    def rewind(self, lengths):
+        assert all(n <= held for n, held in zip(lengths, self.held.tolist()))
+        self.held = torch.tensor(lengths)
+
+    def score(self, features, starts):
+        count, prefix = features[:, 0].long().unbind(-1)
+        inside = count < len(self.tables)  # rows that are done say nothing
+        assert (count == torch.tensor(starts))[inside].all()
+        logits = torch.zeros(len(count), V)
+        for t, table in enumerate(self.tables):
+            rows = (count == t).nonzero()[:, 0]
+            logits[rows] = table[prefix[rows]]
+        return logits.unsqueeze(1)  # (B, 1, V)
 
 
 def outcomes(tokens):

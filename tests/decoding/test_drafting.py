@@ -6,7 +6,7 @@ from studio.decoding.autoregressive import Autoregressive
 from studio.decoding.drafting import DRAFTERS
 from studio.decoding.feeding import Feeder
 from studio.decoding.speculative import Speculative
-from tests.decoding.tiny_models import GRID, captions, tiny
+from tests.decoding.tiny_models import GRID, captions, tiny, tiny_head
 from tests.decoding.toy_runs import last, seeded
 
 MODEL = tiny()
@@ -31,6 +31,7 @@ def test_at_temperature_zero_every_drafter_makes_the_best_tokens():
     for name in DRAFTERS:
         for rule in ("seed", "exact"):
             strategy = Speculative(acceptance=rule, drafter=name, temperature=0.0, window=7)
+            strategy.head = tiny_head(MODEL)
             draft = tiny(seed=5).start(captions()) if name == "model" else None
             state, _ = decode(strategy, draft_run=draft)
             assert torch.equal(state.tokens, plain.tokens), (name, rule)

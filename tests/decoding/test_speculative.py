@@ -11,12 +11,12 @@ import torch
 from studio.decoding.autoregressive import Autoregressive
 from studio.decoding.neighbours import NEIGHBOURS, Neighbours
 from studio.decoding.speculative import Speculative
-from tests.decoding.tiny_models import GRID, LAYOUTS, captions, one, tiny
+from tests.decoding.tiny_models import GRID, LAYOUTS, captions, one, tiny, tiny_head
 from tests.decoding.toy_runs import last, seeded
 
 N = GRID.num_tokens
 COSTS = {1: 1.0, 4: 1.1, 8: 1.2}
-DRAFTERS = ["jacobi", "coupled", "prior", "model", "recycling"]
+DRAFTERS = ["jacobi", "coupled", "prior", "model", "recycling", "head"]
 TABLE = Neighbours.build(torch.randn(24, 3, generator=torch.Generator().manual_seed(1)), 10)
 RULES = {
     "exact": {},
@@ -25,11 +25,12 @@ RULES = {
     "annealed": dict(anneal_delta=2.0),
 }
 MODEL, DRAFT = tiny(), tiny(seed=3)
+HEAD = tiny_head(MODEL)
 
 
 def make(**options):
     strategy = Speculative(**options)
-    strategy.neighbours, strategy.costs = TABLE, COSTS
+    strategy.neighbours, strategy.costs, strategy.head = TABLE, COSTS, HEAD
     return strategy
 
 
@@ -112,7 +113,8 @@ def test_rows_with_different_kept_tokens_are_as_if_alone():
     keep[0, :5], keep[1, 3:6], keep[1, N - 1], keep[2] = True, True, True, True
     given = torch.randint(24, (3, N), generator=torch.Generator().manual_seed(0))
     for rule in ("seed", *RULES):
-        for drafter in ("coupled", "model") if rule in ("seed", "exact") else ("coupled",):
+        all_of_them = ("coupled", "model", "head")
+        for drafter in all_of_them if rule in ("seed", "exact") else ("coupled",):
             strategy = make(acceptance=rule, drafter=drafter, window=5, **RULES.get(rule, {}))
             state = decode(strategy, given=given, keep=keep)
             assert torch.equal(state.tokens[keep], given[keep]) and state.known.all()
@@ -226,6 +228,7 @@ def test_made_of_a_plain_strategy():
         (dict(drafter="x"), "drafter 'x' must be one of jacobi, coupled"),
         (dict(window=0), "window 0 must be a whole number"),
         (dict(window="x"), "window 'x'"),
+        (dict(head_depth=0), "head_depth 0 must be a whole number"),
         (dict(initialiser="x"), "initialiser 'x' must be one of random, left"),
         (dict(coupling="x"), "coupling 'x'"),
         (dict(group_size=-1), "group_size -1"),
@@ -242,6 +245,8 @@ def test_what_is_missing_is_one_line():
     run, condition = MODEL.start(captions()), captions()
     with pytest.raises(ValueError, match="needs draft_run"):
         next(Speculative(drafter="model").stream(run, GRID, seeded(1, 2, 3)))
+    with pytest.raises(ValueError, match="drafter 'head' needs a trained drafter head"):
+        next(Speculative(drafter="head").stream(run, GRID, seeded(1, 2, 3)))
     with pytest.raises(ValueError, match="draft_run of 1 rows"):
         draft = DRAFT.start(one(condition, 0))
         stream = Speculative(drafter="model").stream(run, GRID, seeded(1, 2, 3), draft_run=draft)

@@ -15,7 +15,16 @@ from studio.decoding.noise import stream_states
 from studio.decoding.sampling import pick
 from studio.decoding.speculative import Speculative
 from studio.outputs import TokenLayout
-from tests.decoding.joints import JointRun, T, V, chi_square, conditionals, joint, outcomes
+from tests.decoding.joints import (
+    JointHead,
+    JointRun,
+    T,
+    V,
+    chi_square,
+    conditionals,
+    joint,
+    outcomes,
+)
 from tests.decoding.toy_runs import last, seeded
 
 ROWS = 40_000
@@ -31,6 +40,8 @@ EXACT = {
     "prior": dict(drafter="prior", window=3),
     "model": dict(drafter="model", window=3),
     "recycling": dict(drafter="recycling", window=3),
+    "head": dict(drafter="head", window=4),
+    "head-coupled": dict(drafter="head", head_depth=1, window=4),
     "filtered": dict(drafter="coupled", temperature=0.7, top_k=3, window=4),
 }
 
@@ -42,6 +53,8 @@ def keys_of(seed, rows=ROWS):
 
 def decode(strategy, seed=0, rows=ROWS):
     run, draft = JointRun(TABLES, rows), JointRun(DRAFT_TABLES, rows)
+    if strategy.config.drafter == "head":
+        draft = JointHead(DRAFT_TABLES, run)
     tokens = torch.zeros(rows, T, dtype=torch.int64)
     keys = keys_of(seed, rows)
     state = last(strategy.states(run, LAYOUT, keys, tokens, tokens.bool(), T, draft))

@@ -4,6 +4,7 @@ import torch
 
 from studio.generators.autoregressive import AutoregressiveTransformer
 from studio.generators.conditioning import TextCondition
+from studio.generators.drafter_head import DrafterHead
 from studio.outputs import TokenLayout, TokenSegment
 
 LEVELS = [2, 3, 4]
@@ -45,6 +46,18 @@ def tiny(layout=GRID, seed=0, sharpness=0.5, **options):
         for value in model.token_head.parameters():
             value.mul_(sharpness * 2)
     return model
+
+
+def tiny_head(model, seed=0, **options):
+    """A `DrafterHead` for a tiny model, whose guesses are not the model's."""
+    sizes = dict(feature_dim=model.config.dim, dim=8, num_heads=1, rope=model.config.rope)
+    head = DrafterHead(layout=model.config.layout, **{**sizes, **options}).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for value in head.parameters():
+            if value.ndim > 1:
+                value.copy_(torch.randn(value.shape, generator=generator) * value.shape[-1] ** -0.5)
+    return head
 
 
 def captions(rows=3):

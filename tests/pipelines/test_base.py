@@ -343,7 +343,8 @@ def test_offloading_hooks_are_woken(saved, seeded):
 
 def test_diffusers_features(saved):
     pipe = studio.Pipeline.from_pretrained(saved / "grid")
-    assert set(pipe.components) == {"tokenizer", "generator", "text_tokenizer", "decoding"}
+    parts = {"tokenizer", "generator", "text_tokenizer", "decoding", "drafter"}
+    assert set(pipe.components) == parts and pipe.drafter is None
     assert pipe.device.type == "cpu" and pipe.dtype == torch.float32
     again = studio.TextToImagePipeline.from_pipe(pipe)
     assert again.generator is pipe.generator
