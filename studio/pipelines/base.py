@@ -75,6 +75,7 @@ class StudioPipeline(DiffusionPipeline):
     """Base of all pipelines. A subclass names the classes of its parts in `part_types` and calls
     `register_parts`."""
 
+    medium = "image"  # or "audio", "video"
     part_types: dict[str, type] = {}
     _callback_tensor_inputs = ["tokens", "known"]
     _interrupt = False

@@ -56,7 +56,7 @@ class Job:
     callback_inputs: Sequence[str] = ()
 
 
-def _speed(state: DecodeState) -> dict[str, Any]:
+def speed_of(state: DecodeState) -> dict[str, Any]:
     """What a speculative decoding adds to the statistics."""
     if not isinstance(state, Speculation):
         return {}
@@ -282,7 +282,7 @@ class GenerationPipeline(StudioPipeline):
         seconds = time.perf_counter() - started
         made = int(state.known[:, :count].sum(dim=1).min())
         stats = DecodeStats(
-            state.step, state.passes, made, seconds, int(proposed), int(accepted), **_speed(state)
+            state.step, state.passes, made, seconds, int(proposed), int(accepted), **speed_of(state)
         )
         self.maybe_free_model_hooks()
         yield ImageOutput(images=images, tokens=state.tokens[:, :count].clone().cpu(), stats=stats)
