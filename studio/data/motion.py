@@ -221,6 +221,8 @@ class MotionClips:
             is on one colour.
         tints, pairs: shares of clips with a tint, and with two sprites that pass each other.
         motions: the motions there are; those of the split when None.
+        jitter: how much scale, reach and place of the path vary; 1 as usual, 0 not at all, so that
+            a caption and a texture's grain say everything.
         font_path: of Noto Color Emoji when it is not where Debian puts it.
     """
 
@@ -235,6 +237,7 @@ class MotionClips:
     pairs: float = 0.1
     motions: tuple[str, ...] | None = None
     font_path: str | None = None
+    jitter: float = 1.0
 
     def __post_init__(self):
         if self.split not in SPLITS:
@@ -267,7 +270,7 @@ class MotionClips:
         if color and [color, without_color(kept[0])] in [p[:2] for p in heldout()["combinations"]]:
             color = None
         background, texture = self._pick_background(rng)
-        noise = rng.uniform(-1, 1, size=4)
+        noise = self.jitter * rng.uniform(-1, 1, size=4)
         roams = motion not in ("growing", "shrinking", "turning", "standing still")
         scale = (0.42 if motion == PASSING else 0.5) if roams else 0.72
         return Clip(

@@ -24,6 +24,7 @@ class VideoTokenizer(Tokenizer):
     windows of `num_frames` frames that know nothing of each other.
     """
 
+    medium = "video"
     causal = False
     lone_first = True  # the first frame is a cell of its own
     time_factor = 1

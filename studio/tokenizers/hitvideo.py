@@ -10,7 +10,8 @@ Choices made here, each for a reason:
   left over, so stopping early decodes the estimate, and no layer repeats another.
 - Every layer starts linear: blocks of features are projected on principal components (`fit`), and
   networks that start at zero correct the residual before it is coded and the estimate after it. A
-  3D network from scratch stayed blurred for hours on a CPU; this one reconstructs at step 0.
+  3D network from scratch stayed blurred for hours on a CPU; this one reconstructs at step 0. With
+  `linear` there is one network, behind all layers that are there, and codes are final once fitted.
 - The trunk, pixels to features and back, is a frozen image tokenizer applied frame by frame
   (`from_image_tokenizer`) or, with `trunk=None`, causal 3D convolutions. Both keep every frame;
   only the layers compress time.
@@ -109,6 +110,8 @@ class HiTVideoTokenizer(VideoTokenizer):
         refiner_channels, refiner_depth: of the network that corrects pixels; 0 for none.
         spread: what a deviation of 1 becomes before the quantizer's bound.
         frozen_start: keep the principal components as `fit` set them.
+        linear: codes are linear in the features: no network sees them before they are coded, so
+            `fit` makes them final and all that is trained is decoding, from any number of layers.
     """
 
     causal = True
@@ -139,6 +142,7 @@ class HiTVideoTokenizer(VideoTokenizer):
         refiner_depth: int = 2,
         spread: float = 0.7,
         frozen_start: bool = True,
+        linear: bool = False,
     ):
         super().__init__()
         if trunk is None:
@@ -161,10 +165,12 @@ class HiTVideoTokenizer(VideoTokenizer):
         )
 
         def network(depth: int) -> BlockNet:
-            return BlockNet(2 * channels, channels, cells, dim=dim, depth=depth)
+            seen = channels + 1 if linear else 2 * channels
+            return BlockNet(seen, channels, cells, dim=dim, depth=depth)
 
-        self.targets = nn.ModuleList(network(depth) for _ in layers)
-        self.estimates = nn.ModuleList(network(depth) for _ in layers[1:])
+        between = 0 if linear else len(layers)
+        self.targets = nn.ModuleList(network(depth) for _ in range(between))
+        self.estimates = nn.ModuleList(network(depth) for _ in range(max(0, between - 1)))
         self.final = network(final_depth)
         self.refiner = None
         if refiner_channels:
@@ -189,6 +195,23 @@ class HiTVideoTokenizer(VideoTokenizer):
     def code_layers(self) -> list[CodeLayer]:
         """The layers of codes, coarse first."""
         return [cast(CodeLayer, layer) for layer in self.codes]
+
+    def train_decoder(self) -> None:
+        """Lets the decoder of an image trunk learn; its encoder stays frozen."""
+        trunk = self.trunk_network
+        if isinstance(trunk, Tokenizer):
+            kept = {name for name, _ in trunk.encoder_parameters()}
+            for name, parameter in trunk.named_parameters():
+                parameter.requires_grad_(name not in kept)
+
+    def encoder_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """See `Tokenizer.encoder_parameters`; an image trunk's decoder is none of them."""
+        found = super().encoder_parameters()
+        trunk = self.trunk_network
+        if not isinstance(trunk, Tokenizer):
+            return found
+        kept = {f"trunk_network.{name}" for name, _ in trunk.encoder_parameters()}
+        return [(n, p) for n, p in found if n in kept or not n.startswith("trunk_network.")]
 
     # --- sizes -----------------------------------------------------------------------------------
 
@@ -286,9 +309,18 @@ class HiTVideoTokenizer(VideoTokenizer):
 
     def _refine(self, layer: int, estimate: torch.Tensor, added: torch.Tensor, carry: Carry):
         """The estimate after a layer: what was known, what its codes add, and a correction."""
+        if self.config.linear:
+            return estimate + added
         last = layer == len(self.codes) - 1
         network = self.final if last else self.estimates[layer]
         return estimate + added + network(torch.cat((estimate + added, added), dim=1), carry)
+
+    def _finish(self, estimate: torch.Tensor, num_layers: int, carry: Carry) -> torch.Tensor:
+        """Where codes are linear, the correction of what the first layers add up to."""
+        if not self.config.linear:
+            return estimate
+        known = torch.full_like(estimate[:, :1], num_layers / len(self.codes))
+        return estimate + self.final(torch.cat((estimate, known), dim=1), carry)
 
     def _encode_layers(
         self, features: torch.Tensor, carry: Carry
@@ -298,7 +330,9 @@ class HiTVideoTokenizer(VideoTokenizer):
         codes, estimates = [], []
         for i, layer in enumerate(self.code_layers):
             seen = torch.cat((features, estimate), dim=1)
-            target = features - estimate + self.targets[i](seen, carry)
+            target = features - estimate
+            if not self.config.linear:
+                target = target + self.targets[i](seen, carry)
             indices, quantized = layer.encode(target)
             estimate = self._refine(i, estimate, layer.decode(quantized), carry)
             codes.append(indices)
@@ -308,7 +342,8 @@ class HiTVideoTokenizer(VideoTokenizer):
     def encode(self, media: torch.Tensor, *, carry: Carry | None = None) -> TokenizerOutput:
         """A clip (B, 3, T, H, W) in [-1, 1], or with `carry` its next chunk, to tokens (B, N), the
         layers one after the other. `latents` are the trunk's features (B, C, T, h, w), `quantized`
-        what is known of them from all layers, `loss` the mean squared error after every layer.
+        what is known of them from all layers (where `linear`, before the last correction), `loss`
+        the mean squared error after every layer.
         """
         return self._encode(media, carry or Carry())[0]
 
@@ -334,6 +369,14 @@ class HiTVideoTokenizer(VideoTokenizer):
             layout: of all layers, where the clip is not of the configured size.
             carry: of the chunks before.
         """
+        carry = carry or Carry()
+        estimate, kept = self.estimate(tokens, num_tokens=num_tokens, layout=layout, carry=carry)
+        return self.pixels(estimate, carry, num_layers=kept)
+
+    def estimate(
+        self, tokens, *, num_tokens=None, layout=None, carry=None
+    ) -> tuple[torch.Tensor, int]:
+        """Tokens (B, n) to features (B, C, T, h, w), and of how many layers; see `decode`."""
         layout, carry = layout or self.layout, carry or Carry()
         count = self.check_num_tokens(num_tokens or tokens.shape[1], layout)
         if tokens.shape[1] < count:
@@ -347,7 +390,7 @@ class HiTVideoTokenizer(VideoTokenizer):
             start, kept = start + segment.num_tokens, i + 1
             if start == count:
                 break
-        return self.pixels(estimate, carry, num_layers=kept)
+        return self._finish(estimate, kept, carry), kept
 
     def forward(
         self, video: torch.Tensor, num_tokens: int | None = None
@@ -360,7 +403,9 @@ class HiTVideoTokenizer(VideoTokenizer):
         count = self.check_num_tokens(num_tokens, encoded.layout)
         sums = [self.num_tokens_of(i + 1, encoded.layout) for i in range(len(self.codes))]
         kept = sums.index(count) + 1
-        return self.pixels(estimates[kept - 1], Carry(), num_layers=kept), encoded
+        later = Carry()
+        finished = self._finish(estimates[kept - 1], kept, later)
+        return self.pixels(finished, later, num_layers=kept), encoded
 
 
 def _image_trunk(config: dict[str, Any]) -> Any:

@@ -164,3 +164,36 @@ def test_save_and_load(made, tmp_path):
     loaded = HiTVideoTokenizer.from_pretrained(tmp_path).eval()
     with torch.no_grad():
         assert torch.equal(loaded.reconstruct(clip()), tokenizer.reconstruct(clip()))
+
+
+@torch.no_grad()
+def test_linear_codes_are_final_and_every_depth_is_corrected():
+    tokenizer = on_images(linear=True).eval()
+    before = tokenizer.encode(clip()).tokens
+    awake(tokenizer)
+    assert torch.equal(tokenizer.encode(clip()).tokens, before)
+    assert not tokenizer.targets and not tokenizer.estimates
+    plain = on_images(linear=True).eval()
+    plain.load_state_dict(tokenizer.state_dict())
+    plain.final.conv_out.weight.zero_()
+    plain.final.conv_out.bias.zero_()
+    for count in (tokenizer.num_tokens_of(1), None):
+        decoded = tokenizer.decode(before, num_tokens=count)
+        assert not torch.equal(decoded, plain.decode(before, num_tokens=count))
+        torch.testing.assert_close(tokenizer(clip(), count)[0], decoded, atol=1e-5, rtol=0)
+    parts = list(tokenizer.encode_stream(clip(12).split([5, 7], dim=2), chunk_frames=4))
+    whole = tokenizer.encode(clip(12))
+    joined = torch.cat(list(tokenizer.decode_stream(parts)), 2)
+    decoded = tokenizer.decode(whole.tokens, layout=whole.layout)
+    torch.testing.assert_close(joined, decoded, atol=1e-4, rtol=0)
+
+
+def test_the_decoder_of_a_trunk_may_learn():
+    tokenizer = awake(on_images(linear=True)).train()
+    tokenizer.train_decoder()
+    tokenizer(clip())[0].square().mean().backward()
+    learning = {n for n, p in tokenizer.named_parameters() if p.requires_grad}
+    assert learning == {n for n, p in tokenizer.named_parameters() if p.grad is not None}
+    kept = {n for n, _ in tokenizer.encoder_parameters()}
+    assert not learning & kept and "trunk_network.decoder.conv_in.weight" in learning
+    assert "trunk_network.encoder.conv_in.weight" in kept
