@@ -1,5 +1,7 @@
 """Real parts at toy size: pictures of 16 x 16, eight or 64 tokens, networks of one layer."""
 
+import torch
+
 import studio
 
 SIZE = 16
@@ -70,3 +72,39 @@ def official_vqgan():
     model = studio.MaskGITTokenizer(image_size=16, codebook_size=20, codebook_dim=8, **sizes)
     family = find_family("maskgit_vqgan")
     return {family.origins(k)[0]: v.clone() for k, v in model.state_dict().items()}
+
+
+def speech_codec(**changes):
+    """A codec of 16 kHz: 40 tokens a second of 12 codes."""
+    tiny = {"dim": 8, "hidden_dim": 8, "encoder_layers": 1, "decoder_layers": 1}
+    tiny |= {"fine_dim": 8, "fine_hidden_dim": 8, "fine_layers": 1, "n_mels": 8}
+    return studio.SpectralTokenizer(**{"levels": [4, 3], "hop": 400, **tiny, **changes}).eval()
+
+
+def speech_pipeline(*, num_tokens=80):
+    """Speaks nonsense as ada and ben, letters of about 2.3 tokens each."""
+    alphabet = "abcdefghijklmnopqrstuvwxyz' "
+    segment = studio.TokenSegment("audio", (num_tokens,), 12)
+    generator = studio.AutoregressiveTransformer(
+        layout=studio.TokenLayout((segment,)).to_dict(),
+        dim=16,
+        num_layers=1,
+        num_heads=2,
+        multiple_of=8,
+        rope="1d",
+        condition="speech",
+        num_condition_tokens=40,
+        text_vocab_size=len(alphabet) + 1,
+        text_layers=1,
+        frame_layers=1,
+        voices=["ada", "ben"],
+        alphabet=alphabet,
+        token_levels=[4, 3],
+        head="digits+full",
+        head_rank=4,
+        prior_dim=1,
+    )
+    with torch.no_grad():
+        generator.conditioner.length.bias.fill_(0.84)  # softplus of it is log(1 + 2.3)
+    strategy = studio.Autoregressive(temperature=0.9)
+    return studio.TextToSpeechPipeline(speech_codec(), generator.eval(), strategy)

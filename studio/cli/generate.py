@@ -1,4 +1,4 @@
-"""`studio generate`: pictures from words, each with the request that makes it again inside."""
+"""`studio generate`: pictures or speech from words, with their request inside."""
 
 import dataclasses
 import hashlib
@@ -22,14 +22,17 @@ def generate(
         str | None, typer.Option("--model", "-m", help="A bundled name, a folder or a Hub id.")
     ] = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help=".png, .webp or .jpg; -0, -1, ... with --count.")
-    ] = DEFAULT_OUTPUT,
+        Path | None,
+        typer.Option(
+            "--output", "-o", help=".png, .webp, .jpg; .wav, .flac, .ogg; -0, -1, ... with --count."
+        ),
+    ] = None,
     source: Annotated[
-        Path | None, typer.Option("--from", help="Make this picture again; options change it.")
+        Path | None, typer.Option("--from", help="Make this file again; options change it.")
     ] = None,
     seed: Annotated[int | None, whole_option("0 to 2**63 - 1; a random one if absent.")] = None,
     count: Annotated[
-        int | None, whole_option("Pictures; they have the seeds from SEED on.", "--count", "-n")
+        int | None, whole_option("How many; they have the seeds from SEED on.", "--count", "-n")
     ] = None,
     generator: Annotated[str | None, typer.Option(help="autoregressive or masked.")] = None,
     tokens: Annotated[int | None, whole_option("Make only so many leading tokens.")] = None,
@@ -49,12 +52,16 @@ def generate(
     image: Annotated[Path | None, typer.Option(help="A picture to vary.")] = None,
     strength: Annotated[float | None, number_option("Share of IMAGE's tokens made anew.")] = None,
     class_label: Annotated[int | None, whole_option("For models of classes.", "--class")] = None,
+    voice: Annotated[str | None, typer.Option(help="Who speaks, of models of speech.")] = None,
+    speed: Annotated[float | None, number_option("Of speech: 0.5 to 2.")] = None,
+    pitch: Annotated[float | None, number_option("Of speech: -1 to 1.")] = None,
     revision: Annotated[str | None, typer.Option(help="Of a Hub id.")] = None,
-    batch: Annotated[int, whole_option("Pictures at a time.")] = 1,
+    batch: Annotated[int, whole_option("How many at a time.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
-    """Make pictures. The same seed gives the same bytes, alone or among others."""
+    """Make pictures or speech. The same seed gives the same bytes, alone or among others."""
     from studio.cli import opening
+    from studio.cli.media_output import default_path, medium_of_folder
     from studio.hub import find_folder
     from studio.media.files import check_writable
 
@@ -73,27 +80,31 @@ def generate(
         "decoding_options": parse_options(options) if options else None,
         "strength": strength,
         "class_label": class_label,
+        "voice": voice,
+        "speed": speed,
+        "pitch": pitch,
     }
     opening.check_device(device)
     if not 1 <= batch <= MAX_BATCH:
         raise ValueError(f"--batch {batch} must be a whole number from 1 to {MAX_BATCH}")
     with in_options():
         request = build_request(source, given)
-        paths = output_paths(output, request.count)
         name = model or request.model
         folder = find_folder(name, revision=revision or _hub_revision(name, request.revision))
+        medium = medium_of_folder(folder)
+        paths = output_paths(output or default_path(medium), request.count, medium)
         _check_wanted(request, folder)
         request = _identified(request, name, folder, revision, recheck=source is not None)
         request, picture = _with_image(request, image)
         for path in paths:
             check_writable(path)
         pipe = opening.load("Pipeline", folder, device=device, generator=request.generator)
-        _make(pipe, request, paths, picture=picture, batch=batch)
+        _make(pipe, request, paths, medium, picture=picture, batch=batch)
 
 
 def build_request(source: Path | None, given: dict[str, Any]):
-    """The request of a call: what the picture `source` holds, changed by what was given."""
-    from studio.media.metadata import read_request
+    """The request of a call: what the file `source` holds, changed by what was given."""
+    from studio.cli.media_output import medium_of_file
     from studio.pipelines.request import Request
 
     changes = {key: value for key, value in given.items() if value is not None}
@@ -101,14 +112,13 @@ def build_request(source: Path | None, given: dict[str, Any]):
         return Request(**{"seed": secrets.randbelow(2**32), **changes})
     if "prompt" in changes:
         changes.setdefault("class_label", None)
-    return dataclasses.replace(Request.from_dict(read_request(source)), **changes)
+    recorded = medium_of_file(source).read_request(source)
+    return dataclasses.replace(Request.from_dict(recorded), **changes)
 
 
-def output_paths(output: Path, count: int) -> list[Path]:
-    """Where the pictures go: `output` for one, `name-0`, `name-1`, ... for several."""
-    from studio.media.image import check_suffix
-
-    check_suffix(output)
+def output_paths(output: Path, count: int, medium) -> list[Path]:
+    """Where the files of a `Medium` go: `output` for one, `name-0`, `name-1`, ... for several."""
+    medium.check_suffix(output)
     if count == 1:
         return [output]
     return [output.with_name(f"{output.stem}-{i}{output.suffix}") for i in range(count)]
@@ -127,7 +137,7 @@ def _identified(request, name: str, folder: Path, revision: str | None, *, reche
     who = identity(name, folder, revision or request.revision)
     if recheck and request.revision and (request.model, request.revision) != tuple(who.values()):
         logger.warning(
-            "the picture was made with %s %s, this is %s %s: it will not be the same",
+            "the file was made with %s %s, this is %s %s: it will not be the same",
             request.model,
             request.revision,
             who["model"],
@@ -138,14 +148,19 @@ def _identified(request, name: str, folder: Path, revision: str | None, *, reche
 
 def _check_wanted(request, folder: Path) -> None:
     """Raises ValueError for a missing prompt before anything heavy is loaded."""
+    from studio.cli.media_output import IMAGE, medium_of_folder
     from studio.hub import read_index
 
-    if request.prompt is None and "text_tokenizer" in read_index(folder):
+    medium = medium_of_folder(folder)
+    worded = medium is not IMAGE or "text_tokenizer" in read_index(folder)
+    if request.prompt is None and worded:
         if request.input:
             raise ValueError(
-                "that picture was reconstructed: studio reconstruct makes it, again too"
+                f"that {medium.noun} was reconstructed: studio reconstruct makes it, again too"
             )
-        raise ValueError(f"PROMPT is missing: model {folder.name!r} makes pictures from words")
+        raise ValueError(
+            f"PROMPT is missing: model {folder.name!r} makes {medium.noun}s from words"
+        )
 
 
 def _with_image(request, image: Path | None):
@@ -167,10 +182,8 @@ def picture_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _make(pipe, request, paths: list[Path], *, picture, batch: int) -> None:
-    """Make all pictures of a request and write each with a request of its own."""
-    from studio.media.image import write_image
-
+def _make(pipe, request, paths: list[Path], medium, *, picture, batch: int) -> None:
+    """Make all samples of a request and write each with a request of its own."""
     singles = [dataclasses.replace(request, seed=seed, count=1) for seed in request.seeds()]
     for start in range(0, len(singles), batch):
         part = singles[start : start + batch]
@@ -178,8 +191,8 @@ def _make(pipe, request, paths: list[Path], *, picture, batch: int) -> None:
         if picture is not None:
             call["image"] = picture
         output = pipe(**call)
-        for single, path, made in zip(part, paths[start:], output.images, strict=False):
-            write_image(path, made, single.to_dict())
+        for single, path, made in zip(part, paths[start:], medium.made(output), strict=False):
+            medium.write(path, made, single.to_dict(), output)
             stats = output.stats
             typer.echo(
                 f"{path}  seed {single.seed}, {stats.tokens} tokens in {stats.passes} passes"

@@ -9,6 +9,7 @@ folder's last part.
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import re
@@ -177,6 +178,11 @@ class Request:
         call |= {_COUNTS[pipe.medium]: self.count, "generator": self.generators()}
         if self.decoding is not None or self.decoding_options:
             call["decoding"] = self._strategy(pipe)
+        known = inspect.signature(getattr(pipe, "prepare", pipe.__call__)).parameters
+        for name in _CALL:
+            if name in call and name not in known:
+                value, made = _shown(call[name]), pipe.medium
+                raise ValueError(f"{name} {value} is no option of model {self.model!r} ({made})")
         return call
 
     def _strategy(self, pipe):

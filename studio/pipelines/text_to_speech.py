@@ -354,7 +354,6 @@ class TextToSpeechPipeline(GenerationPipeline):
         run = network.start(condition, guidance=strategy.guidance, **options)
         generators = [job.generators[row] for row in rows]
         count = max(part.count for part in parts)
-        state: DecodeState | None = None
         before = _Tally(**{**tally.__dict__})
         states = strategy.stream(run, network.layout, generators, num_tokens=count)
         for state in states:

@@ -1,17 +1,11 @@
-import math
-
 import numpy as np
 import pytest
 import torch
 
-from studio.data.spelling import ALPHABET
-from studio.decoding.autoregressive import Autoregressive
-from studio.generators.autoregressive import AutoregressiveTransformer
-from studio.outputs import TokenLayout, TokenSegment
 from studio.pipelines.auto import Pipeline
 from studio.pipelines.request import Request
 from studio.pipelines.text_to_speech import AudioChunk, TextToSpeechPipeline, clauses
-from studio.tokenizers.spectral import SpectralTokenizer
+from tests.toys import speech_codec, speech_pipeline
 
 TOKENS = 80
 
@@ -19,32 +13,7 @@ TOKENS = 80
 @pytest.fixture(scope="module")
 def pipe():
     torch.manual_seed(0)
-    tiny = {"dim": 8, "hidden_dim": 8, "encoder_layers": 1, "decoder_layers": 1}
-    tiny |= {"fine_dim": 8, "fine_hidden_dim": 8, "fine_layers": 1}
-    codec = SpectralTokenizer(levels=[4, 3], hop=400, frames=2, n_mels=8, **tiny)
-    layout = TokenLayout((TokenSegment("audio", (TOKENS,), 12),))
-    generator = AutoregressiveTransformer(
-        layout=layout.to_dict(),
-        dim=16,
-        num_layers=1,
-        num_heads=2,
-        multiple_of=8,
-        rope="1d",
-        condition="speech",
-        num_condition_tokens=40,
-        text_vocab_size=len(ALPHABET) + 1,
-        text_layers=1,
-        frame_layers=1,
-        voices=["ada", "ben"],
-        alphabet=ALPHABET,
-        token_levels=[4, 3],
-        head="digits+full",
-        head_rank=4,
-        prior_dim=1,
-    )
-    with torch.no_grad():
-        generator.conditioner.length.bias.fill_(math.log(math.expm1(1.2)))
-    made = TextToSpeechPipeline(codec.eval(), generator.eval(), Autoregressive(temperature=0.9))
+    made = speech_pipeline(num_tokens=TOKENS)
     made.set_progress_bar_config(disable=True)
     return made
 
@@ -186,6 +155,6 @@ def test_a_saved_pipeline_speaks_the_same(pipe, tmp_path):
 
 
 def test_parts_that_do_not_fit_are_refused(pipe):
-    codec = SpectralTokenizer(levels=[3, 3], hop=400, n_mels=8, dim=8, hidden_dim=8, fine_dim=8)
+    codec = speech_codec(levels=[3, 3])
     with pytest.raises(ValueError, match="generator makes tokens of 12, but the tokenizer reads"):
         TextToSpeechPipeline(codec, pipe.generator, pipe.decoding)
