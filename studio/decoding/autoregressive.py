@@ -5,6 +5,8 @@ sampler's order and edge rules; guidance is the run's). Left out on purpose: dra
 `speculative.py`'s.
 """
 
+from itertools import repeat
+
 import torch
 from diffusers.configuration_utils import register_to_config
 
@@ -18,7 +20,7 @@ from studio.decoding.base import (
     check_sampling,
     outside_vocabulary,
 )
-from studio.decoding.noise import sample_keys, token_noise
+from studio.decoding.noise import sample_keys, token_noises
 from studio.decoding.sampling import Sampling, choose
 from studio.decoding.schedules import RAMPS
 from studio.outputs import DecodeState
@@ -64,17 +66,6 @@ class Autoregressive(DecodingStrategy):
     def max_steps(self, num_tokens: int) -> int:
         return num_tokens
 
-    def draw(self, logits: torch.Tensor, keys: list[int], position: int, progress: float):
-        """Tokens int64 (B,) at one position from logits (B, V): the one place where a token is
-        chosen."""
-        sampling = Sampling.from_config(self.config)
-        temperature = sampling.temperature_at(progress)
-        logits = sampling.filtered(logits, temperature)
-        noise = 0.0
-        if temperature > 0:
-            noise = token_noise(keys, position, logits.shape[-1], device=logits.device)  # (B, V)
-        return choose(logits, noise, temperature=temperature)  # (B,)
-
     @torch.no_grad()
     def stream(self, run, layout, generators, *, given=None, keep=None, num_tokens=None):
         """As the base says; a step is a token.
@@ -94,13 +85,23 @@ class Autoregressive(DecodingStrategy):
         outside = outside_vocabulary(layout, logits.shape[-1], logits.device)
         known = torch.zeros_like(keep)
         known[:, :prefix] = True
-        for position in range(prefix, count):
+        kept, made = keep.any(dim=0).tolist(), (~keep).long()
+        sampling, places, noises = (
+            Sampling.from_config(self.config),
+            range(prefix, count),
+            repeat(0.0),
+        )
+        if self.config.temperature > 0:
+            noises = token_noises(keys, places, logits.shape[-1], device=logits.device)
+        for position, noise in zip(places, noises, strict=False):
             if outside is not None:
                 logits = logits.masked_fill(outside[position], -torch.inf)
-            drawn = self.draw(logits, keys, position, position / total)  # (B,)
-            drawn = torch.where(keep[:, position], tokens[:, position], drawn)
+            temperature = sampling.temperature_at(position / total)
+            logits = sampling.filtered(logits, temperature)
+            drawn = choose(logits, noise, temperature=temperature)  # (B,)
+            if kept[position]:
+                drawn = torch.where(keep[:, position], tokens[:, position], drawn)
             tokens[:, position], known[:, position] = drawn, True
-            made = (~keep[:, position]).long()
             yield DecodeState(
                 tokens=tokens,
                 known=known,
@@ -108,8 +109,8 @@ class Autoregressive(DecodingStrategy):
                 step=position + 1,
                 num_steps=count,
                 passes=run.passes,
-                proposed=made,
-                accepted=made,
+                proposed=made[:, position],
+                accepted=made[:, position],
             )
             if position + 1 < count:
                 logits = run.extend(drawn[:, None])[:, -1]  # (B, V)

@@ -12,6 +12,8 @@ Left out on purpose: a `torch.Generator` for every place. Its Mersenne Twister t
 seed only, so that two places out of some ten thousand would share their noise.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
@@ -106,6 +108,17 @@ def token_noise(
     """Noise for the token at one position of every sample, (B, V): all of plain sampling's
     randomness."""
     return gumbel([stream_state(k, position, 0, TOKEN) for k in keys], count, device=device)
+
+
+def token_noises(
+    keys: list[int], positions: range, count: int, *, device: torch.device | None = None
+) -> Iterator[torch.Tensor]:
+    """`token_noise` (B, V) of one position after the other, made several at a time."""
+    ahead = max(1, _CHUNK // (len(keys) * count))
+    for start in range(0, len(positions), ahead):
+        places = np.array(positions[start : start + ahead])[:, None]  # (P, 1)
+        states = stream_states(keys, places, 0, TOKEN)  # (P, B)
+        yield from gumbel(states.ravel(), count, device=device).view(*states.shape, count)
 
 
 def place_noise(

@@ -52,6 +52,15 @@ def test_a_row_does_not_depend_on_the_others():
     assert torch.equal(many[71], noise.gumbel([71], 1000)[0])
 
 
+def test_positions_made_ahead_have_the_same_noise():
+    keys = noise.sample_keys(seeded(1, 2, 3))
+    for count in (7, 5000):  # many at a time; one or two at a time
+        ahead = list(noise.token_noises(keys, range(3, 12), count))
+        assert len(ahead) == 9
+        for position, made in zip(range(3, 12), ahead, strict=True):
+            assert torch.equal(made, noise.token_noise(keys, position, count))
+
+
 def test_noise_is_gumbel():
     values = noise.gumbel([noise.stream_state(3, n) for n in range(50)], 4000)
     assert values.mean().item() == pytest.approx(0.5772, abs=0.01)
