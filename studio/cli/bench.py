@@ -98,7 +98,9 @@ def decoding(
     seeds: Annotated[int, whole_option("Seeds of every prompt.")] = 3,
     timed: Annotated[int, whole_option("Pictures raced against the clock.")] = 16,
     rounds: Annotated[int, whole_option("Of plain decoding against others; 0 for none.")] = 3,
-    batch: Annotated[int, whole_option("Pictures at a time where nothing is timed.")] = 32,
+    batch: Annotated[
+        int | None, whole_option("Pictures at a time where nothing is timed; 32 on a GPU, else 1.")
+    ] = None,
     temperature: Annotated[float | None, number_option("Instead of the model's own.")] = None,
     guidance: Annotated[float | None, number_option("Instead of the model's own.")] = None,
     quality: Annotated[bool, typer.Option(help="Look at the pictures too.")] = True,
@@ -109,6 +111,7 @@ def decoding(
 ) -> None:
     """Modes of decoding on the same prompts and seeds: passes, seconds, and what they change."""
     import json
+    import logging
 
     import torch
 
@@ -126,7 +129,7 @@ def decoding(
         prompts=prompts,
         seeds=seeds,
         timed=timed,
-        batch_size=batch,
+        batch_size=batch if batch is not None else 1 if pick_device(device) == "cpu" else 32,
         options={k: v for k, v in given.items() if v is not None},
         quality=quality,
     )
@@ -135,6 +138,7 @@ def decoding(
     if threads is not None and threads < 1:
         raise ValueError(f"--threads {threads} must be at least 1")
     torch.set_num_threads(threads or 1)
+    logging.getLogger(bench.__package__).setLevel(logging.INFO)  # says on stderr how far it is
     if out is not None:
         _writable(out)
     pipe = load("Pipeline", find_folder(model), device=device, generator="autoregressive")
