@@ -20,7 +20,8 @@ from studio.decoding.base import (
     check_sampling,
     outside_vocabulary,
 )
-from studio.decoding.noise import sample_keys, token_noises
+from studio.decoding.noise import REPLACE, gumbel, sample_keys, stream_state, token_noises
+from studio.decoding.repetition import repeated
 from studio.decoding.sampling import Sampling, choose
 from studio.decoding.schedules import RAMPS
 from studio.outputs import DecodeState
@@ -34,6 +35,9 @@ class Autoregressive(DecodingStrategy):
         top_k: 0 for all.
         top_p, min_p: in [0, 1]; 1 and 0 for all.
         temperature_schedule: "constant", or "linear" or "cosine" going to 0 with the position.
+        repetition_window, repetition_share: a token that is at least that share of the last so many
+            tokens is drawn again, from all, see `repetition.repeated`; 0 for never. Speculative
+            decoding does without.
         guidance_scale, guidance_form, guidance_schedule, guidance_power, guidance_interval: see
             `Guidance`.
 
@@ -52,6 +56,8 @@ class Autoregressive(DecodingStrategy):
         top_p: float = 1.0,
         min_p: float = 0.0,
         temperature_schedule: str = "constant",
+        repetition_window: int = 0,
+        repetition_share: float = 0.1,
         guidance_scale: float = 1.0,
         guidance_form: str = "uncond",
         guidance_schedule: str = "constant",
@@ -60,6 +66,8 @@ class Autoregressive(DecodingStrategy):
     ):
         check_sampling(temperature, top_k, top_p, min_p)
         check_name("temperature_schedule", temperature_schedule, RAMPS)
+        check_number("repetition_window", repetition_window, 0, 10**6, whole=True)
+        check_number("repetition_share", repetition_share, 1e-6, 1)
         check_number("guidance_scale", guidance_scale, 0)
         _ = self.guidance  # checks the other options of guidance
 
@@ -97,8 +105,11 @@ class Autoregressive(DecodingStrategy):
             if outside is not None:
                 logits = logits.masked_fill(outside[position], -torch.inf)
             temperature = sampling.temperature_at(position / total)
-            logits = sampling.filtered(logits, temperature)
-            drawn = choose(logits, noise, temperature=temperature)  # (B,)
+            few = sampling.filtered(logits, temperature)
+            drawn = choose(few, noise, temperature=temperature)  # (B,)
+            if self.config.repetition_window:
+                before = tokens[:, :position]
+                drawn = self._again(drawn, before, logits, keys, temperature)
             if kept[position]:
                 drawn = torch.where(keep[:, position], tokens[:, position], drawn)
             tokens[:, position], known[:, position] = drawn, True
@@ -114,6 +125,19 @@ class Autoregressive(DecodingStrategy):
             )
             if position + 1 < count:
                 logits = run.extend(drawn[:, None])[:, -1]  # (B, V)
+
+
+    def _again(self, drawn, before, logits, keys: list[int], temperature) -> torch.Tensor:
+        """The drawn tokens (B,), those that repeat too much drawn once more from all logits (B,
+        V)."""
+        window, share = self.config.repetition_window, self.config.repetition_share
+        again = repeated(before, drawn, window=window, share=share)
+        if not bool(again.any()):
+            return drawn
+        states = [stream_state(key, before.shape[1], 0, REPLACE) for key in keys]
+        noise = gumbel(states, logits.shape[-1], device=logits.device)
+        other = choose(logits.float(), noise, temperature=temperature or 1.0)
+        return torch.where(again, other, drawn)
 
 
 def _common_prefix(keep: torch.Tensor) -> int:

@@ -176,6 +176,8 @@ class GenerationPipeline(StudioPipeline):
         exact = network.dtype == torch.float32 and getattr(network, "precision", None) is None
         if type(strategy) is not Autoregressive or not exact or self.cache != "static":
             return strategy
+        if strategy.config.repetition_window:  # what is drawn again depends on what was drawn
+            return strategy
         return find_mode("seed", strategy.config)
 
     def _with_head(self, strategy: DecodingStrategy) -> DecodingStrategy:
