@@ -36,7 +36,7 @@ MOTIONS = (
 HELDOUT_MOTIONS = ("circling", "moving up and down")
 PASSING = "passing"
 TEXTURES = ("stripes", "checks", "dots", "noise")
-SPLITS = ("train", "heldout", "motions", "pairs", "all")
+SPLITS = ("train", "heldout", "motions", "pairs", "all", "captions")
 _PAIRS = 16  # one object-and-motion pair in so many is held out
 
 
@@ -215,12 +215,14 @@ class MotionClips:
         size, num_frames: of a clip.
         split: "train"; "heldout" (objects that no tokenizer is trained on); "motions" (trained
             objects in `HELDOUT_MOTIONS`); "pairs" (trained objects in motions held out for them);
-            "all".
+            "all"; "captions" (all objects, in motions that are not held out for them: generators
+            are trained on these).
         seed: another seed gives other clips.
         plain, gradients, textures: shares of clips on white, on a gradient, on a texture; the rest
             is on one colour.
         tints, pairs: shares of clips with a tint, and with two sprites that pass each other.
-        motions: the motions there are; those of the split when None.
+        motions: the motions there are, some more than once if they shall come more often; those of
+            the split when None.
         jitter: how much scale, reach and place of the path vary; 1 as usual, 0 not at all, so that
             a caption and a texture's grain say everything.
         font_path: of Noto Color Emoji when it is not where Debian puts it.
@@ -242,6 +244,8 @@ class MotionClips:
     def __post_init__(self):
         if self.split not in SPLITS:
             raise ValueError(f"split {self.split!r} must be one of {', '.join(SPLITS)}")
+        if self.motions is not None:  # a list, where it comes from a file
+            object.__setattr__(self, "motions", tuple(self.motions))
         known = (*MOTIONS, *HELDOUT_MOTIONS)
         for motion in self.motions or ():
             if motion not in known:
@@ -252,7 +256,7 @@ class MotionClips:
     def names(self) -> list[str]:
         """The objects that may appear."""
         names, kept = load_sprites(self.font_path)[0], set(heldout()["pictures"])
-        if self.split == "all":
+        if self.split in ("all", "captions"):
             return list(names)
         return [name for name in names if (name in kept) == (self.split == "heldout")]
 
@@ -288,7 +292,7 @@ class MotionClips:
     def _pick_motion(self, rng: np.random.Generator, name: str) -> str:
         motions = self.motions or (HELDOUT_MOTIONS if self.split == "motions" else MOTIONS)
         order = [motions[int(i)] for i in rng.permutation(len(motions))]
-        if self.split not in ("train", "pairs"):
+        if self.split not in ("train", "pairs", "captions"):
             return order[0]
         wanted = self.split == "pairs"
         fitting = [m for m in order if is_heldout_pair(name, m) == wanted]

@@ -21,7 +21,7 @@ from studio.layers.blocks import LlamaBlock, dropped, init_transformer, swiglu_w
 from studio.layers.caches import CacheOption
 from studio.layers.neighborhood import raster_windows
 from studio.layers.norms import RMSNorm
-from studio.layers.rope import CONDITION_ROPES, rope_table
+from studio.layers.rope import CONDITION_ROPES, layered_rope_table
 from studio.layers.token_embedding import TokenEmbedding, TokenHead
 from studio.outputs import TokenLayout
 
@@ -44,7 +44,8 @@ class AutoregressiveTransformer(Generator):
             None).
         hidden_dim: of the feed-forward; 8 / 3 of `dim` rounded up to `multiple_of` when None.
         norm_eps: of all norms.
-        rope: "2d", rotary angles from the layout's grid (of one, two or three axes); "1d", from the
+        rope: "2d", rotary angles from the layout's grid (of one, two or three axes); "3d", from all
+            its segments, layers of video tokens, in coordinates that they share; "1d", from the
             index.
         rope_base: see `layers.rope.rope_table`.
         condition_rope: "identity", or "zeros" as official LlamaGen weights need.
@@ -65,6 +66,8 @@ class AutoregressiveTransformer(Generator):
             number means that what each token is told scores it.
         prior_refined: how many leading tokens are followed by one that refines them.
         position_tables: digit tables and digit maps of their own for every position (1D tokens).
+        place_embedding: add a learned vector of its own to every token's (several layers, which the
+            rotary angles don't tell apart).
         token_dropout, attention_dropout, residual_dropout, ffn_dropout: while training.
         neighborhood: `{"kernel": 7, "stride": 1, "dilation": 1, "causal": false}`, each one value
             or one for each axis of the layout's grid: a token is predicted from the condition and
@@ -104,6 +107,7 @@ class AutoregressiveTransformer(Generator):
         position_tables: bool = False,
         prior_dim: int = 0,
         prior_refined: int = 0,
+        place_embedding: bool = False,
         token_dropout: float = 0.0,
         attention_dropout: float = 0.0,
         residual_dropout: float = 0.0,
@@ -112,19 +116,26 @@ class AutoregressiveTransformer(Generator):
     ):
         super().__init__()
         tokens = TokenLayout.from_dict(layout)
-        if rope not in ("1d", "2d"):
-            raise ValueError(f"rope {rope!r} must be 1d or 2d")
+        if rope not in ("1d", "2d", "3d"):
+            raise ValueError(f"rope {rope!r} must be 1d, 2d or 3d")
         if condition_rope not in CONDITION_ROPES:
             raise ValueError(f"condition_rope {condition_rope!r} must be one of {CONDITION_ROPES}")
         first, *others = tokens.segments
         if rope == "2d" and (others or first.codebooks > 1):
             raise ValueError("rope '2d' needs a layout of one segment with one codebook; take '1d'")
+        if rope == "3d" and any(s.codebooks > 1 or len(s.shape) != 3 for s in tokens.segments):
+            raise ValueError("rope '3d' needs grids of (t, h, w) with one codebook; take '1d'")
         self.num_tokens = tokens.num_tokens
         self.window = self.find_window()
-        self._rope_shape = first.shape if rope == "2d" else (self.num_tokens,)
+        shapes = {"1d": ((self.num_tokens,),), "2d": (first.shape,)}
+        self._rope_shapes = shapes.get(rope, tuple(s.shape for s in tokens.segments))
         positions = self.num_tokens if position_tables else 0
         self.embeddings = TokenEmbedding(
-            tokens.vocab_size, dim, levels=token_levels, num_positions=positions
+            tokens.vocab_size,
+            dim,
+            levels=token_levels,
+            num_positions=positions,
+            num_places=self.num_tokens if place_embedding else 0,
         )
         self.conditioner = build_embedder(self.config)
         self.layers = nn.ModuleList(
@@ -173,7 +184,8 @@ class AutoregressiveTransformer(Generator):
             condition: B rows.
             output: "logits"; "digits", the logits of each digit, where the head has them; "losses",
                 the cross-entropy of every token in nats, computed the cheapest way;
-                "prior", the digit logits of the prior alone; "prior_losses", its cross-entropy.
+                "features", what the scores are read from; "prior", the digit logits of the prior
+                alone; "prior_losses", its cross-entropy.
                 For "speech" also "both_losses", the losses and those of the prior, and "lengths",
                 the predicted log(1 + tokens) of every letter (B, S), where `tokens` are not read.
             targets: what "losses" compares with; `tokens` when None.
@@ -182,7 +194,8 @@ class AutoregressiveTransformer(Generator):
                 scores token 0, always comes). Not with "losses".
 
         Returns:
-            float32 (B, n, V), (B, n, sum(token_levels)) or (B, n); row i is about token i. With
+            float32 (B, n, V), (B, n, sum(token_levels)), (B, n) or, features, (B, n, D); row i is
+            about token i. With
             `condition_rows` S - 1 rows more in front.
         """
         if output == "lengths":
@@ -232,8 +245,8 @@ class AutoregressiveTransformer(Generator):
 
     def rotary(self, num_condition: int, device: torch.device) -> torch.Tensor:
         """The rotary table of a prefix of S = `num_condition` rows and N tokens, (S + N, D / 2)."""
-        return rope_table(
-            self._rope_shape,
+        return layered_rope_table(
+            self._rope_shapes,
             self.config.dim // self.config.num_heads,
             base=self.config.rope_base,
             num_condition=num_condition,

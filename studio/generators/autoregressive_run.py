@@ -49,7 +49,7 @@ class AutoregressiveRun:
         self._embeddings, self._head = model.embeddings, model.token_head
         self._told: torch.Tensor | None = None  # (2B, N, D), where every token is told something
         self._placed = (
-            bool(model.embeddings.num_positions)
+            model.embeddings.needs_positions
             or model.prior is not None
             or hasattr(model.conditioner, "told")
         )

@@ -49,21 +49,66 @@ def rope_table(
         raise ValueError(f"condition_rope {condition_rope!r} must be one of {CONDITION_ROPES}")
     # The cache may be filled while decoding and read while training.
     with torch.inference_mode(False), torch.no_grad():
-        angles = _grid_angles(shape, head_dim // 2, base)  # (N, P)
-        table = torch.complex(angles.cos(), angles.sin())  # (N, P)
-        front = table.new_full((num_condition, head_dim // 2), float(condition_rope == "identity"))
-        return torch.cat((front, table)).to(device)  # (num_condition + N, P)
+        return _table(_cells(shape), head_dim // 2, base, num_condition, condition_rope, device)
 
 
-def _grid_angles(shape: tuple[int, ...], pairs: int, base: float) -> torch.Tensor:
-    """Angles in radians, (prod(shape), pairs)."""
-    share, rest = divmod(pairs, len(shape))
-    cells = torch.cartesian_prod(*(torch.arange(n) for n in shape)).view(math.prod(shape), -1)
+@functools.lru_cache(maxsize=64)
+def layered_rope_table(
+    shapes: tuple[tuple[int, ...], ...],
+    head_dim: int,
+    *,
+    base: float = 10000.0,
+    num_condition: int = 0,
+    condition_rope: str = "identity",
+    device: torch.device | str = "cpu",
+) -> torch.Tensor:
+    """As `rope_table` for grids of different steps over the same thing, one after the other: layers
+    of video tokens. A cell stands where its centre is, in steps of the finest grid of each axis; a
+    single grid gives what `rope_table` gives.
+
+    Raises:
+        ValueError: as `rope_table`, or grids with different numbers of axes.
+    """
+    axes = {len(shape) for shape in shapes}
+    if len(axes) != 1:
+        raise ValueError(f"grids {shapes} must have equally many axes")
+    if head_dim % 2 or head_dim // 2 < min(axes):
+        raise ValueError(f"head_dim {head_dim} must be even and hold a pair for each of {shapes}")
+    if condition_rope not in CONDITION_ROPES:
+        raise ValueError(f"condition_rope {condition_rope!r} must be one of {CONDITION_ROPES}")
+    with torch.inference_mode(False), torch.no_grad():
+        finest = torch.tensor([max(sizes) for sizes in zip(*shapes, strict=True)])
+        steps = [finest / torch.tensor(shape) for shape in shapes]
+        cells = [
+            (_cells(shape) + 0.5) * step - 0.5 for shape, step in zip(shapes, steps, strict=True)
+        ]
+        places = torch.cat(cells)  # (N, axes)
+        return _table(places, head_dim // 2, base, num_condition, condition_rope, device)
+
+
+def _cells(shape: tuple[int, ...]) -> torch.Tensor:
+    """Places of all cells of a grid in raster order, float (prod(shape), axes)."""
+    cells = torch.cartesian_prod(*(torch.arange(n) for n in shape))
+    return cells.view(math.prod(shape), -1).float()
+
+
+def _table(cells, pairs: int, base: float, num_condition: int, condition_rope: str, device):
+    """Rotations of cells (N, axes) behind those of a condition, (num_condition + N, pairs)."""
+    angles = _angles(cells, pairs, base)  # (N, P)
+    table = torch.complex(angles.cos(), angles.sin())  # (N, P)
+    front = table.new_full((num_condition, pairs), float(condition_rope == "identity"))
+    return torch.cat((front, table)).to(device)  # (num_condition + N, P)
+
+
+def _angles(cells: torch.Tensor, pairs: int, base: float) -> torch.Tensor:
+    """Angles in radians of cells (N, axes), (N, pairs)."""
+    axes = cells.shape[1]
+    share, rest = divmod(pairs, axes)
     parts = []
-    for axis in range(len(shape)):
+    for axis in range(axes):
         count = share + (rest if axis == 0 else 0)
         frequencies = base ** (-torch.arange(count).float() / count)  # (count,)
-        parts.append(cells[:, axis, None].float() * frequencies)  # (N, count)
+        parts.append(cells[:, axis, None] * frequencies)  # (N, count)
     return torch.cat(parts, dim=-1)
 
 

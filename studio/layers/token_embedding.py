@@ -58,6 +58,8 @@ class TokenEmbedding(nn.Module):
         num_special: ids V .. V + num_special - 1 (mask, classes ...), always one row each.
         num_positions: N, when every position has digit tables of its own (1D tokens, where a digit
             means something else at each position); 0 when all share them.
+        num_places: N, when every position has a vector of its own that is added to its code's; 0
+            for none.
     """
 
     rows: torch.Tensor
@@ -70,11 +72,13 @@ class TokenEmbedding(nn.Module):
         levels: Sequence[int] | None = None,
         num_special: int = 0,
         num_positions: int = 0,
+        num_places: int = 0,
     ):
         super().__init__()
         self.vocab_size = vocab_size
         self.num_positions = num_positions
         self.digits = None
+        self.places = nn.Embedding(num_places, dim) if num_places else None
         if num_positions and levels is None:
             raise ValueError(f"num_positions {num_positions} needs token_levels")
         if levels is None:
@@ -89,6 +93,18 @@ class TokenEmbedding(nn.Module):
 
     def forward(self, ids: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
         """Ids int64 (..., n) to (..., n, D); `positions` broadcast to ids, first n when None."""
+        x = self._of_codes(ids, positions)
+        if self.places is None:
+            return x
+        first = torch.arange(ids.shape[-1], device=ids.device)
+        return x + self.places(first if positions is None else positions)
+
+    @property
+    def needs_positions(self) -> bool:
+        """Whether the answer depends on where ids stand."""
+        return bool(self.num_positions) or self.places is not None
+
+    def _of_codes(self, ids: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
         if self.digits is None:
             return self.table(ids)
         codes = ids if self.special is None else ids.clamp(max=self.vocab_size - 1)

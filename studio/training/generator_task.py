@@ -24,15 +24,16 @@ from studio.tokenizers.base import Tokenizer
 from studio.training.recipe import Recipe
 from studio.training.tasks import export_model, step_generator, tile
 
-VALIDATION = 128
-SHEET = 32
+FRAMES = 4  # of a clip on a sheet
 PARTS = 3  # of a batch that trains the prior
 
 
 class GeneratorTask:
     """Options in the recipe's `loss`:
 
-    - `caption_dropout`; `cache`, items kept on disk; `vocabulary`, byte-pair ids at most.
+    - `caption_dropout`; `cache`, items kept on disk; `vocabulary`, byte-pair ids at most;
+      `longest`, ids of the longest caption.
+    - `validation`: unseen items that are scored; `shown`: how many of them are on the sheet.
     - `prior_share`: share of the steps, at the start, that train the network's prior alone, on
       `prior_batch` captions a step; 1 where the run makes a prior for others to start from.
     - `short`: share of steps on the first half of the tokens alone, where a network reads them in
@@ -53,6 +54,9 @@ class GeneratorTask:
             "prior_share": 0.0,
             "prior_batch": 256,
             "sample": {},
+            "longest": 24,
+            "validation": 128,
+            "shown": 32,
             **recipe.loss,
         }
         if "tokenizer" not in recipe.requires:
@@ -75,7 +79,9 @@ class GeneratorTask:
         if (own / "tokenizer.json").exists():
             return CaptionTokenizer.from_pretrained(own)
         texts = (data.caption(i) for i in range(30000))
-        made = CaptionTokenizer.train(texts, self.options["vocabulary"], max_length=24)
+        made = CaptionTokenizer.train(
+            texts, self.options["vocabulary"], max_length=self.options["longest"]
+        )
         made.save_pretrained(own)
         return made
 
@@ -152,13 +158,15 @@ class GeneratorTask:
 
     def evaluate(self, model: Generator) -> tuple[dict[str, float], torch.Tensor]:
         device = next(model.parameters()).device
-        images, captions = self.validation.batch(0, VALIDATION)
+        images, captions = self.validation.batch(0, self.options["validation"])
         tokens = torch.cat([self._tokens(part) for part in images.split(16)])
         batch = self._batch(tokens, captions, device, step=self.recipe.steps)
         batch["count"] = tokens.shape[1]
         metrics = {"nats_per_token": self._losses(model, batch).item()}
-        made = self._sample(model, captions[:SHEET], device)
-        return metrics, tile(torch.cat([images[:SHEET], made]), 16)
+        shown = self.options["shown"]
+        made = self._sample(model, captions[:shown], device)
+        sheet = torch.cat([_stills(images[:shown]), _stills(made)])
+        return metrics, tile(sheet, math.gcd(16, len(sheet)))
 
     def _tokens(self, images: torch.Tensor) -> torch.Tensor:
         tokens = self.tokenizer.encode(images).tokens
@@ -191,6 +199,14 @@ class GeneratorTask:
     def export(self, model: Generator, folder: Path) -> None:
         export_model(model, folder)
         self.captions.save_pretrained(folder.parent / "text_tokenizer")
+
+
+def _stills(media: torch.Tensor) -> torch.Tensor:
+    """Pictures as they are, and a few frames of clips (B, 3, T, H, W): (n, 3, H, W)."""
+    if media.ndim == 4:
+        return media
+    frames = torch.linspace(0, media.shape[2] - 1, FRAMES).round().long()
+    return media[:, :, frames].transpose(1, 2).flatten(0, 1)
 
 
 def _take_over(model: Generator, folder: Path) -> None:

@@ -62,6 +62,19 @@ def test_splits_do_not_leak():
     assert 0.03 < share < 0.1
 
 
+def test_captions_are_for_generators():
+    """All objects, no held-out pair; without jitter a caption says everything; motions weigh."""
+    clips = MotionClips(split="captions", jitter=0.0, pairs=0.0, motions=["growing", "growing"])
+    assert clips.motions == ("growing", "growing") and hash(clips)
+    made = [clips.clip(i) for i in range(60)]
+    assert {c.motion for c in made} == {"growing"} and {c.scale for c in made} == {0.72}
+    assert {c.middle for c in made} == {(0.5, 0.5)}
+    kept = set(heldout()["pictures"])
+    clips = [MotionClips(split="captions", pairs=0.0).clip(i) for i in range(300)]
+    assert any(c.names[0] in kept for c in clips)
+    assert not any(is_heldout_pair(c.names[0], c.motion) for c in clips)
+
+
 def test_every_kind_of_clip_comes_up():
     clips = [MotionClips(split="train").clip(i) for i in range(400)]
     assert {clip.motion for clip in clips} == {*MOTIONS, PASSING}

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from studio.generators.autoregressive import AutoregressiveTransformer
 from studio.generators.conditioning import ClassCondition, FeatureCondition, TextCondition
 from studio.generators.guidance import Guidance
-from studio.outputs import TokenLayout
+from studio.outputs import TokenLayout, TokenSegment
 
 PARITY = Path(__file__).parents[3] / "shared" / "parity"
 NONE = torch.empty(3, 0, dtype=torch.int64)
@@ -268,3 +268,28 @@ def test_official_llamagen(name):
     if c["cfg_interval"] >= 0:
         cut = Guidance(c["cfg_scale"], interval=(0, c["cfg_interval"] + 2))
         assert torch.equal(greedy(model, condition, cut)[0], io["greedy_cfg_interval_ids"])
+
+
+LEVELS = [2, 3, 4]
+LAYERS = TokenLayout(
+    (TokenSegment("coarse", (1, 2, 1), 24), TokenSegment("fine", (2, 2, 2), 24))
+).to_dict()
+
+
+def test_layers_of_video_tokens(build, make_condition):
+    """Coarse tokens first, in coordinates that all layers share: cached as taught."""
+    options = dict(token_levels=LEVELS, head="digits", prior_dim=8)
+    model = build("text", layout=LAYERS, rope="3d", place_embedding=True, **options)
+    tokens = torch.randint(24, (3, 10), generator=torch.Generator().manual_seed(5))
+    condition = make_condition("text")
+    wanted = model(tokens, condition)
+    run = model.start(condition)
+    made = [run.extend(tokens[:, :2]), run.extend(tokens[:, 2:3]), run.extend(tokens[:, 3:9])]
+    torch.testing.assert_close(torch.cat(made, 1), wanted, atol=1e-4, rtol=1e-4)
+    run.rewind(torch.tensor([2, 5, 4]))
+    again = run.extend(tokens[:, 5:6])
+    torch.testing.assert_close(again[1], wanted[1, 6:7], atol=1e-4, rtol=1e-4)
+    other = build("text", layout=LAYERS, rope="3d", place_embedding=False, **options)
+    assert other.embeddings.places is None
+    with pytest.raises(ValueError, match="rope '3d' needs grids of"):
+        build("text", layout=TokenLayout.single((3, 3), 24).to_dict(), rope="3d")

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from studio.layers.rope import rope_table, rotate
+from studio.layers.rope import layered_rope_table, rope_table, rotate
 
 
 def test_grid_rotates_first_half_with_row_and_second_with_column():
@@ -70,3 +70,19 @@ def test_wrong_use():
         rope_table((4,), 7)
     with pytest.raises(ValueError, match="condition_rope 'none'"):
         rope_table((4,), 8, condition_rope="none")
+
+
+def test_layers_share_coordinates():
+    """A single grid is a plain table; cells of a coarser grid stand between the finer ones."""
+    single = layered_rope_table(((2, 3, 4),), 12, base=50.0, num_condition=2)
+    assert torch.equal(single, rope_table((2, 3, 4), 12, base=50.0, num_condition=2))
+    both = layered_rope_table(((1, 2, 2), (2, 4, 2)), 12)
+    assert both.shape == (4 + 16, 6)
+    fine = rope_table((2, 4, 2), 12).angle()
+    # the first coarse cell: between frames 0 and 1, rows 0 and 1, in column 0
+    wanted = (fine[0] + fine[(1 * 4 + 1) * 2]) / 2
+    torch.testing.assert_close(both[0].angle(), wanted)
+    with pytest.raises(ValueError, match="must have equally many axes"):
+        layered_rope_table(((2, 2), (2, 2, 2)), 12)
+    with pytest.raises(ValueError, match="head_dim 4"):
+        layered_rope_table(((2, 2, 2),), 4)

@@ -69,3 +69,15 @@ def test_wrong_use():
         TokenHead(8, 24, kind="digits")
     with pytest.raises(ValueError, match="digit logits"):
         TokenHead(8, 24).digit_logits(X)
+
+
+def test_a_vector_a_place():
+    placed = TokenEmbedding(24, 8, levels=[2, 3, 4], num_places=5)
+    plain = TokenEmbedding(24, 8, levels=[2, 3, 4])
+    plain.table.load_state_dict(placed.table.state_dict())
+    ids = torch.tensor([[1, 7, 23]])
+    assert placed.needs_positions and not plain.needs_positions and placed.places is not None
+    rows = placed.places.weight
+    assert torch.equal(placed(ids), plain(ids) + rows[:3])
+    places = torch.tensor([[4, 0, 2]])
+    assert torch.equal(placed(ids, places), plain(ids) + rows[places])
