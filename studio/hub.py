@@ -78,7 +78,8 @@ def import_diffusers() -> None:
     `torch._dynamo` (for `torch.compile` only), importing every diffusers model (its pipeline base
     wants one class for one isinstance), and listing the files of every installed distribution. Does
     nothing when diffusers is imported already. Lost in such a process: what diffusers marks for
-    torch.compile (`allow_in_graph`, `disable`) in its own blocks and hooks.
+    torch.compile (`allow_in_graph`, `disable`) in its own blocks and hooks, and pipelines with
+    parts from transformers, which we have none of.
     """
     if "diffusers" in sys.modules:
         return
@@ -97,6 +98,9 @@ def import_diffusers() -> None:
     try:
         import diffusers
 
+        # Where transformers is installed, diffusers imports its models, which want the real
+        # torch._dynamo.
+        importlib.import_module("diffusers.utils.import_utils")._transformers_available = False
         _ = diffusers.ModelMixin
         models = importlib.import_module("diffusers.models")
         models.AutoencoderKL = _put_off_autoencoder()
