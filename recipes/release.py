@@ -2,7 +2,8 @@
 
     python recipes/release.py emoji-1d [emoji-grid ...]
 
-Which runs and which decoding options is written in `bundles.yaml` beside this file.
+Which runs and which decoding options is written in `bundles.yaml` beside this file. No file may
+have more than 16 MiB, nor a bundle more than its `limit` (in MiB).
 """
 
 import sys
@@ -13,6 +14,8 @@ import yaml
 from studio.env import PRETRAINED
 from studio.training.bundle import bundle
 
+MIB = 2**20
+MOST = 16  # MiB of a file
 FILE = Path(__file__).with_name("bundles.yaml")
 
 
@@ -27,12 +30,15 @@ def main(names: list[str]) -> None:
         out = bundle(
             PRETRAINED / name,
             tokenizer=parts["tokenizer"],
-            captions=parts["captions"],
+            captions=parts.get("captions"),
             generators=generators,
             drafter=parts.get("drafter"),
         )
-        size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-        print(f"{out}: {size / 2**20:.1f} MiB")
+        sizes = {p: p.stat().st_size / MIB for p in out.rglob("*") if p.is_file()}
+        total, largest = sum(sizes.values()), max(sizes.values())
+        print(f"{out}: {total:.1f} MiB, the largest file {largest:.1f} MiB")
+        if largest > MOST or total > parts.get("limit", total):
+            raise SystemExit(f"{name} is too large: {MOST} MiB a file, {parts.get('limit')} in all")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 A bundle holds one tokenizer, one caption tokenizer and one or two generators, each with the
 decoding options that a measured sweep chose. The first generator is the one of `model_index.json`;
 the second stands beside it in `generator_<kind>/` and `decoding_<kind>/`. A drafter head stands in
-`drafter/`.
+`drafter/`. A bundle of speech holds no caption tokenizer: its generator reads letters.
 """
 
 import json
@@ -16,6 +16,7 @@ import torch
 from studio.generators.captions import CaptionTokenizer
 from studio.media.files import atomic_folder
 from studio.pipelines.text_to_image import TextToImagePipeline
+from studio.pipelines.text_to_speech import TextToSpeechPipeline
 from studio.registry import find_class
 
 STRATEGIES = {"ordered": "Autoregressive", "unordered": "Masked"}
@@ -26,7 +27,7 @@ def bundle(
     out: str | Path,
     *,
     tokenizer: str | Path,
-    captions: str | Path,
+    captions: str | Path | None = None,
     generators: list[tuple[str | Path, dict[str, Any]]],
     drafter: str | Path | None = None,
 ) -> Path:
@@ -35,7 +36,8 @@ def bundle(
     Args:
         out: the folder; an older one is replaced, its card (`README.md` and pictures) is kept.
         tokenizer: folder of a trained tokenizer.
-        captions: folder of the caption tokenizer that all generators were trained with.
+        captions: folder of the caption tokenizer that all generators were trained with; None for
+            speech.
         generators: of a trained generator, and its decoding's options; the default first.
         drafter: folder of a drafter head that was trained for the first generator; None for none.
 
@@ -43,20 +45,26 @@ def bundle(
         `out`.
 
     Raises:
-        ValueError: the drafter is for another generator.
+        ValueError: the drafter is for another generator, or captions are missing.
     """
     out = Path(out)
     (first, options), *others = generators
     default = _load(first)
-    pipe = TextToImagePipeline(
-        tokenizer=_load(tokenizer),
-        generator=default,
-        text_tokenizer=CaptionTokenizer.from_pretrained(captions),
-        decoding=_strategy(default, options),
-        drafter=None if drafter is None else _load(drafter),
-    )
-    if pipe.drafter is not None:
-        pipe.drafter.check_target(default)
+    pipe: Any
+    if default.config.condition == "speech":
+        pipe = TextToSpeechPipeline(_load(tokenizer), default, _strategy(default, options))
+    elif captions is None:
+        raise ValueError(f"captions are missing: generator {str(first)!r} reads captions")
+    else:
+        pipe = TextToImagePipeline(
+            tokenizer=_load(tokenizer),
+            generator=default,
+            text_tokenizer=CaptionTokenizer.from_pretrained(captions),
+            decoding=_strategy(default, options),
+            drafter=None if drafter is None else _load(drafter),
+        )
+        if pipe.drafter is not None:
+            pipe.drafter.check_target(default)
     with atomic_folder(out) as temporary:
         pipe.save_pretrained(temporary)
         for folder, other_options in others:

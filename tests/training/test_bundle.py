@@ -1,9 +1,11 @@
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from studio.pipelines.auto import Pipeline
 from studio.training.bundle import bundle
 from studio.training.loop import train
+from tests.toys import speech_pipeline
 
 CONFIG = {"dim": 32, "num_layers": 1, "num_heads": 2, "text_layers": 1, "token_levels": [8, 8]}
 CONFIG |= {"head": "digits", "prior_dim": 8}
@@ -93,3 +95,24 @@ def test_a_prior_that_is_taken_over_is_not_trained(parts, write_recipe, tmp_path
     )
     with pytest.raises(ValueError, match=r"prior_share 0.5 must be 0 with requires.start"):
         train(recipe, out=tmp_path / "again")
+
+
+def test_speech_needs_no_captions(tmp_path):
+    pipe = speech_pipeline()
+    pipe.save_pretrained(tmp_path / "parts")
+    parts = tmp_path / "parts"
+    out = bundle(
+        tmp_path / "talk",
+        tokenizer=parts / "tokenizer",
+        generators=[(parts / "generator", {"temperature": 0.5})],
+    )
+    made = Pipeline.from_pretrained(out)
+    assert made.medium == "audio" and made.decoding.config.temperature == 0.5
+    weights = out / "tokenizer" / "diffusion_pytorch_model.safetensors"
+    assert all(tensor.dtype == torch.float16 for tensor in load_file(weights).values())
+
+
+def test_captions_are_asked_for(parts, tmp_path):
+    tokenizer, _, folders = parts
+    with pytest.raises(ValueError, match="captions are missing"):
+        bundle(tmp_path, tokenizer=tokenizer, generators=[(folders["autoregressive"], {})])
