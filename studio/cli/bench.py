@@ -98,6 +98,7 @@ def decoding(
     seeds: Annotated[int, whole_option("Seeds of every prompt.")] = 3,
     timed: Annotated[int, whole_option("Pictures raced against the clock.")] = 16,
     rounds: Annotated[int, whole_option("Of plain decoding against others; 0 for none.")] = 3,
+    plain_batch: Annotated[int, whole_option("Pictures at a time in those rounds.")] = 4,
     batch: Annotated[
         int | None, whole_option("Pictures at a time where nothing is timed; 32 on a GPU, else 1.")
     ] = None,
@@ -135,6 +136,8 @@ def decoding(
     )
     if rounds < 0:
         raise ValueError(f"--rounds {rounds} must be at least 0")
+    if plain_batch < 1:
+        raise ValueError(f"--plain-batch {plain_batch} must be at least 1")
     if threads is not None and threads < 1:
         raise ValueError(f"--threads {threads} must be at least 1")
     torch.set_num_threads(threads or 1)
@@ -146,7 +149,9 @@ def decoding(
     if rounds:
         everything, _ = bench.make_batch(pipe, settings)
         strategy = pipe.make_strategy(PLAIN, **settings.options)
-        figures["plain"] = time_plain(pipe, strategy, everything.part(0, 1), rounds=rounds)
+        figures["plain"] = time_plain(
+            pipe, strategy, everything.part(0, plain_batch), rounds=rounds
+        )
     if as_json:
         typer.echo(json.dumps(figures, indent=2))
     else:
@@ -184,7 +189,7 @@ def _print_race(figures: dict) -> None:
     if plain:
         rival = plain["x_transformers"]
         typer.echo(
-            f"plain decoding of {plain['tokens']} tokens: {plain['x_uncached']:.2f} times as fast "
+            f"plain decoding of {plain['batch_size']} x {plain['tokens']} tokens: {plain['x_uncached']:.2f} times as fast "
             f"as without a cache; against transformers: "
             + (rival if isinstance(rival, str) else f"{rival:.2f} times as fast")
         )

@@ -22,4 +22,5 @@ def test_what_cannot_be_raced_is_one_line(fails, tiny_model):
     bench = ["bench", "decoding", "-m", tiny_model]
     fails(*bench, "--modes", "fast", message="modes 'fast' must be among plain")
     fails(*bench, "--prompts", 0, message="prompts 0 must be at least 1")
+    fails(*bench, "--plain-batch", 0, message="--plain-batch 0 must be at least 1")
     fails(*bench, "--rounds", -1, message="--rounds -1 must be at least 0")
