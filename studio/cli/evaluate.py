@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from studio.cli.values import whole, whole_option
+from studio.cli.values import parse_options, whole, whole_option
 
 DEFAULT = "image"
 
@@ -96,6 +96,64 @@ def image(
         evaluation.progress = bar.update
         report = evaluation.run()
     finish(report, out, data=data)
+
+
+@app.command()
+def generator(
+    models: Models,
+    data: Annotated[
+        str,
+        typer.Option(
+            help='A folder of pictures with captions, or "emoji": renders of names.',
+            show_default=False,
+        ),
+    ],
+    out: Out = Path("report"),
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            "--generator", help="autoregressive, masked or all; the model's default if absent."
+        ),
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="Of the decoding, such as guidance_scale=2.")
+    ] = None,
+    count: Count = None,
+    batch: Batch = 16,
+    pictures: Shown = 32,
+    inception: InceptionFile = None,
+    device: Device = "auto",
+) -> None:
+    """Generators on the captions of a folder, beside its real pictures."""
+    _check(out, device, count=count, batch=batch, pictures=pictures)
+    if kind not in (None, "autoregressive", "masked", "all"):
+        raise ValueError(f"--generator {kind!r} must be autoregressive, masked or all")
+    options = parse_options(option or [])
+
+    from studio.evaluation.generator_report import GeneratorEvaluation, find_items
+    from studio.evaluation.subjects import open_generators
+
+    items = find_items(data, limit=count)
+    shard, place = _processes(device)
+    judges = _judges(None, inception, place)
+    subjects = open_generators(models, kind)
+    for subject in subjects:
+        subject.model.to(place)
+    evaluation = GeneratorEvaluation(
+        subjects=subjects,
+        items=items,
+        judges=judges,
+        folder=out,
+        options=options,
+        batch_size=batch,
+        shown=pictures,
+        shard=shard,
+    )
+    evaluation.check()
+    with Bar(quiet=not shard.is_main) as bar:
+        evaluation.progress = bar.update
+        report = evaluation.run()
+    finish(report, out, data=Path(data))
 
 
 def finish(report: Any, out: Path, *, data: Path) -> None:

@@ -8,6 +8,7 @@ below the tokens', smaller scales, and a second comparison with their headers fo
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,6 @@ class ImageEvaluation:
             for start in range(0, len(self.files), self.batch_size)
         ]
         measure, facts = work(*arguments)
-        tell = self.progress
 
         def one(number: int) -> Record:
             first = number * self.batch_size
@@ -159,7 +159,7 @@ class ImageEvaluation:
             folder=self.folder / "parts",
             facts={**facts, "judges": self.judges.identity, "shown": self.shown},
             shard=self.shard,
-            progress=tell and (lambda done, total: tell(name, done, total)),
+            progress=partial(self.progress, name) if self.progress else None,
         )
         return joined(records)
 
@@ -308,7 +308,9 @@ class ImageEvaluation:
                 size_of = f"{tokenizer.rate(count).bits / 8:g} bytes"
                 words = f"{size_of}, {record[f'{count}.psnr'][number].item():.1f} dB"
                 shown = record[f"{count}.shown"][number]
-                cells.append(self._cell(f"{stem}-{count}", shown, f"{count} tokens", words))
+                cells.append(
+                    self._cell(f"{stem}-{count}", shown, f"{count} token{'s' * (count > 1)}", words)
+                )
             for (other, codec), found in theirs.items():
                 if other == size:
                     part = part_of(found, f"counted.{full}.")

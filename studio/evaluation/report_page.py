@@ -45,7 +45,7 @@ th { font-weight: 600; vertical-align: bottom; } td { white-space: nowrap; }
 th.word, td.word { text-align: left; }
 tr.first td { border-top: 2px solid var(--rule); }
 .curves { display: grid; gap: 1.25rem;
-  grid-template-columns: repeat(auto-fit, minmax(24rem, 1fr)); }
+  grid-template-columns: repeat(auto-fit, minmax(30rem, 1fr)); }
 .curve { height: 25rem; min-width: 0; }
 .row { display: flex; gap: .6rem; margin-bottom: .9rem; align-items: flex-start; }
 figure { margin: 0; flex: 0 0 auto; width: 7.6rem; }
