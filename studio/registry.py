@@ -43,6 +43,7 @@ CLASSES: dict[str, str] = {
     "TextToImagePipeline": "studio.pipelines.text_to_image",
     "ClassToImagePipeline": "studio.pipelines.class_to_image",
     "ReconstructionPipeline": "studio.pipelines.reconstruction",
+    "TextToVideoPipeline": "studio.pipelines.text_to_video",
     "TextToSpeechPipeline": "studio.pipelines.text_to_speech",
     # evaluation
     "Recogniser": "studio.evaluation.recogniser",

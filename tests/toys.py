@@ -108,3 +108,24 @@ def speech_pipeline(*, num_tokens=80):
         generator.conditioner.length.bias.fill_(0.84)  # softplus of it is log(1 + 2.3)
     strategy = studio.Autoregressive(temperature=0.9)
     return studio.TextToSpeechPipeline(speech_codec(), generator.eval(), strategy)
+
+
+def video_tokenizer():
+    """Clips of 8 frames of 16 x 16 as layers of 4, 16 and 8 tokens of 12."""
+    layers = [
+        {"name": "coarse", "stride": [4, 2, 1], "levels": [4, 3]},
+        {"name": "fine", "stride": [2, 1, 1], "levels": [4, 3]},
+        {"name": "detail", "stride": [4, 1, 1], "levels": [4, 3]},
+    ]
+    sizes = {"num_frames": 8, "image_size": SIZE, "dim": 8, "depth": 1, "final_depth": 1}
+    trunk = {"trunk_base": 4, "refiner_channels": 0}
+    return studio.HiTVideoTokenizer(**sizes, **trunk, layers=layers, linear=True).eval()
+
+
+def video_pipeline(words):
+    """Makes clips of nonsense from the words of a caption tokenizer."""
+    tokenizer = video_tokenizer()
+    generator = text_generator("autoregressive", tokenizer, words, rope="3d", place_embedding=True)
+    for weight in generator.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    return studio.TextToVideoPipeline(tokenizer, generator, words, studio.Autoregressive())

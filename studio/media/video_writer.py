@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from studio.env import need
 from studio.media.animation import animation_bytes
 from studio.media.files import atomic_path, atomic_write
+from studio.media.image import to_rgb, to_tensor
 from studio.media.metadata import dumps
 from studio.media.video import MARK, check_fps
 
@@ -102,6 +104,19 @@ def video_writer(
             film.finish(path)
         finally:
             film.close()
+
+
+def write_frames(
+    path: str | Path,
+    frames: Iterable[Image.Image],
+    *,
+    fps: float,
+    request: dict[str, Any] | None = None,
+) -> Path:
+    """`write_video` for PIL images, as video pipelines give them, one at a time."""
+    return write_video(
+        path, (to_tensor(to_rgb(f))[:, None] for f in frames), fps=fps, request=request
+    )
 
 
 class _Film:

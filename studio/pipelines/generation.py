@@ -244,9 +244,9 @@ class GenerationPipeline(StudioPipeline):
         return replace(job, given=torch.cat(given), keep=keep.to(device))
 
     @torch.no_grad()
-    def run(self, job: Job, *, preview_interval: int = 0) -> Iterator[Preview | ImageOutput]:
+    def run(self, job: Job, *, preview_interval: int = 0) -> Iterator[Any]:
         """Does a job: yields a `Preview` every so many steps (none at 0), and the `ImageOutput` at
-        last.
+        last (of clips, their kinds of both).
 
         Setting `pipe._interrupt = True` ends it after the current step with what is there; closing
         the iterator ends it with nothing.
@@ -272,28 +272,39 @@ class GenerationPipeline(StudioPipeline):
                 accepted = accepted + state.accepted.sum()
                 bar.update(state.step - step)
                 self._call_back(job, state)
-                due = preview_interval and state.step // preview_interval > step // preview_interval
+                due = preview_interval and self._due(state, step, preview_interval)
                 step = state.step
                 if due:
                     yield self._preview(job, state)
                 if self._interrupt:
                     break
-        images = None
-        if job.output_type != "tokens":
-            images = steps.to_output(self._decode(job, state, job.generators), job.output_type)
+        media = self._shown(job, state, job.generators)
         seconds = time.perf_counter() - started
         made = int(state.known[:, :count].sum(dim=1).min())
         stats = DecodeStats(
             state.step, state.passes, made, seconds, int(proposed), int(accepted), **speed_of(state)
         )
         self.maybe_free_model_hooks()
-        yield ImageOutput(images=images, tokens=state.tokens[:, :count].clone().cpu(), stats=stats)
+        yield self._output(job, media, state.tokens[:, :count].clone().cpu(), stats)
 
-    def finish(self, job: Job, return_dict: bool) -> ImageOutput | tuple:
+    def finish(self, job: Job, return_dict: bool) -> Any:
         """Does a job without previews."""
         (output,) = self.run(job)
-        assert isinstance(output, ImageOutput)  # a job without previews gives nothing else
         return output if return_dict else output.to_tuple()
+
+    def _output(self, job: Job, media: Any, tokens: torch.Tensor, stats: DecodeStats) -> Any:
+        """What a call returns."""
+        return ImageOutput(images=media, tokens=tokens, stats=stats)
+
+    def _due(self, state: DecodeState, before: int, interval: int) -> bool:
+        """Whether a preview is due after a state; `before` is the step of the one before it."""
+        return state.step // interval > before // interval
+
+    def _shown(self, job: Job, state: DecodeState, generators) -> Any:
+        """What a state looks like, as the job wants it; None where it wants tokens alone."""
+        if job.output_type == "tokens":
+            return None
+        return steps.to_output(self._decode(job, state, generators), job.output_type)
 
     def _call_back(self, job: Job, state: DecodeState) -> None:
         """diffusers' contract; tensors are views, and what the callback returns is not read: a
@@ -303,11 +314,8 @@ class GenerationPipeline(StudioPipeline):
             job.callback(self, state.step - 1, state.step - 1, tensors)
 
     def _preview(self, job: Job, state: DecodeState) -> Preview:
-        images = None
-        if job.output_type != "tokens":
-            # A preview must not change the result, so it draws from copies.
-            aside = [g.clone_state() for g in job.generators]
-            images = steps.to_output(self._decode(job, state, aside), job.output_type)
+        # A preview must not change the result, so it draws from copies.
+        images = self._shown(job, state, [g.clone_state() for g in job.generators])
         return Preview(
             images=images,
             tokens=state.tokens.clone().cpu(),

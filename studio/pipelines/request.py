@@ -42,14 +42,19 @@ _RANGES: dict[str, tuple[type, float, float]] = {
     "num_tokens": (int, 1, 10**6),
     "num_inference_steps": (int, 1, 10_000),
     "strength": (float, 0, 1),
+    "num_frames": (int, 1, 1 << 16),
     "speed": (float, 0.5, 2),
     "pitch": (float, -1, 1),
 }
 # What a pipeline's call takes under the same name.
 _CALL = ("guidance_scale", "temperature", "top_k", "top_p", "num_tokens", "num_inference_steps")
-_CALL += ("strength", "voice", "speed", "pitch")
+_CALL += ("strength", "num_frames", "voice", "speed", "pitch")
 # What calls of a medium name the number of samples.
-_COUNTS = {"image": "num_images_per_prompt", "audio": "num_audios_per_prompt"}
+_COUNTS = {
+    "image": "num_images_per_prompt",
+    "audio": "num_audios_per_prompt",
+    "video": "num_videos_per_prompt",
+}
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ class Request:
         count: samples, 1 to 1024.
         guidance_scale, temperature, top_k, top_p, num_tokens, num_inference_steps, strength: as in
             the pipelines.
+        num_frames: of clips; as many as the tokenizer's have when None.
         voice, speed, pitch: of speech, see `TextToSpeechPipeline`.
         decoding, decoding_options: a strategy's class name or a mode's (`decoding.modes.MODES`),
             and options of it beside those above.
@@ -91,6 +97,7 @@ class Request:
     num_tokens: int | None = None
     num_inference_steps: int | None = None
     strength: float | None = None
+    num_frames: int | None = None
     voice: str | None = None
     speed: float | None = None
     pitch: float | None = None

@@ -1,0 +1,371 @@
+"""Words to clips, and words with a first picture to a clip that begins with it.
+
+Tokens come coarse to fine (HiTVideo, 2025, 2503.11513): once a layer is whole it can be decoded, so
+previews are whole clips that get sharper. A picture is coded as a clip that stands still, and the
+tokens of its first frames are kept. A clip longer than the tokenizer's is made in parts, each of
+which keeps the last tokens of the one before as its first; memory does not grow with the number of
+parts. Leaves out on purpose: sound, several captions, masks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers.utils import BaseOutput
+
+from studio.decoding.base import DecodingStrategy
+from studio.generators.base import Generator
+from studio.generators.captions import CaptionTokenizer
+from studio.generators.conditioning import TextCondition
+from studio.media.image import to_pil_list
+from studio.outputs import DecodeState, DecodeStats
+from studio.pipelines import steps
+from studio.pipelines.generation import GenerationPipeline, Job
+from studio.tokenizers.hitvideo import HiTVideoTokenizer
+
+FPS = 8.0  # of the clips that the bundled model was trained on
+MAX_FRAMES = 1 << 16
+
+
+@dataclass
+class VideoOutput(BaseOutput):
+    """What video pipelines return. Fields that are None vanish from the tuple.
+
+    Args:
+        frames: one entry a sample: a list of PIL images ("pil"), or arrays (B, T, H, W, 3) or a
+            tensor (B, T, 3, H, W) in [0, 1]; None for `output_type="tokens"`.
+        tokens: int64 (B, N), on the CPU; those of all parts one after the other.
+        stats: what decoding cost.
+        fps: frames a second.
+    """
+
+    frames: Any = None
+    tokens: torch.Tensor | None = None
+    stats: DecodeStats | None = None
+    fps: float = FPS
+
+
+@dataclass
+class VideoPreview:
+    """A clip on the way, as `stream` yields it.
+
+    Args:
+        frames: as in `VideoOutput`, from the layers that are whole; None before the first is.
+        layers: how many those are.
+        tokens, known: int64 and bool (B, N), copies: the tokens so far and where they are.
+        step, num_steps, passes: as in `DecodeState`.
+        part, num_parts: which part of a long clip this is.
+    """
+
+    frames: Any
+    layers: int
+    tokens: torch.Tensor
+    known: torch.Tensor
+    step: int
+    num_steps: int
+    passes: int
+    part: int = 0
+    num_parts: int = 1
+
+
+@dataclass(frozen=True)
+class VideoJob(Job):
+    """A checked call that makes `num_frames` frames."""
+
+    num_frames: int = 0
+
+
+class TextToVideoPipeline(GenerationPipeline):
+    """Makes clips from prompts.
+
+    Args:
+        tokenizer: clips to layers of tokens and back.
+        generator: the network over tokens, conditioned on text.
+        text_tokenizer: prompts to ids.
+        decoding: how tokens are drawn; its kind must be the generator's.
+    """
+
+    medium = "video"
+    _optional_components = []
+    part_types = {
+        "tokenizer": HiTVideoTokenizer,
+        "generator": Generator,
+        "text_tokenizer": CaptionTokenizer,
+        "decoding": DecodingStrategy,
+    }
+
+    def __init__(
+        self,
+        tokenizer: HiTVideoTokenizer,
+        generator: Generator,
+        text_tokenizer: CaptionTokenizer,
+        decoding: DecodingStrategy,
+    ):
+        super().__init__()
+        self.register_parts(
+            tokenizer=tokenizer,
+            generator=generator,
+            text_tokenizer=text_tokenizer,
+            decoding=decoding,
+        )
+        self.check_parts(decoding)
+
+    @torch.no_grad()
+    def __call__(self, prompt: str | Sequence[str], *, return_dict: bool = True, **options):
+        """Makes clips.
+
+        Args:
+            prompt: one, or a list; 1 to 1000 characters each.
+            return_dict: a `VideoOutput`, or its fields as a tuple.
+            options: as in `prepare`.
+
+        Returns:
+            `VideoOutput`: all clips of the first prompt, then of the second, ...
+
+        Raises:
+            ValueError: one line that names the argument.
+        """
+        return self.finish(self.prepare(prompt, **options), return_dict)
+
+    @torch.no_grad()
+    def stream(
+        self, prompt: str | Sequence[str], *, preview_interval: int = 64, **options
+    ) -> Iterator[VideoPreview | VideoOutput]:
+        """As `__call__`, but yields a `VideoPreview` whenever a layer is whole and every
+        `preview_interval` steps, and the `VideoOutput` at last. To stop reading is to cancel.
+
+        Args:
+            preview_interval: steps between previews; 0 for none at all.
+            options: as in `prepare`.
+        """
+        steps.check_whole("preview_interval", preview_interval, 0, 10**6)
+        return self.run(self.prepare(prompt, **options), preview_interval=preview_interval)
+
+    def prepare(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        num_videos_per_prompt: int = 1,
+        num_frames: int | None = None,
+        num_layers: int | None = None,
+        guidance_scale: float | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        num_inference_steps: int | None = None,
+        num_tokens: int | None = None,
+        decoding: DecodingStrategy | str | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        image=None,
+        output_type: str = "pil",
+        callback_on_step_end=None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("tokens",),
+    ) -> VideoJob:
+        """The checked job of a call.
+
+        Args:
+            num_videos_per_prompt: 1 to 1024.
+            num_frames: as many as the tokenizer's clips have when None; more are made in parts.
+            num_layers: make and decode only so many layers, coarse first; all when None.
+            guidance_scale, temperature, top_k, top_p, num_inference_steps: override the strategy's
+                options for this call; None leaves them. Steps are for masked generators.
+            num_tokens: the same as `num_layers`, in tokens: whole layers.
+            decoding: a strategy for this call, or the name of a mode (`decoding.modes.MODES`).
+            generator: one a sample, or one for all; a sample's result depends on its own alone.
+            image: the first frame: a PIL image or a tensor in [-1, 1], one or one a sample.
+            output_type: "pil", "np", "pt" or "tokens".
+            callback_on_step_end, callback_on_step_end_tensor_inputs: as in `TextToImagePipeline`.
+        """
+        prompts = steps.check_prompts(prompt)
+        steps.check_whole("num_videos_per_prompt", num_videos_per_prompt, 1, 1024)
+        if num_frames is not None:
+            steps.check_whole("num_frames", num_frames, 1, MAX_FRAMES)
+        if num_layers is not None:
+            if num_tokens is not None:
+                raise ValueError("num_layers and num_tokens exclude each other")
+            steps.check_whole("num_layers", num_layers, 1, len(self.tokenizer.codes))
+            num_tokens = self.tokenizer.num_tokens_of(num_layers)
+        job = self.make_job(
+            self.encode_prompt(prompts).repeat(num_videos_per_prompt),
+            generator=generator,
+            decoding=decoding,
+            image=image,
+            num_tokens=num_tokens,
+            output_type=output_type,
+            callback_on_step_end=callback_on_step_end,
+            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+            guidance_scale=guidance_scale,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            num_inference_steps=num_inference_steps,
+        )
+        return VideoJob(**vars(job), num_frames=num_frames or self.tokenizer.config.num_frames)
+
+    def encode_prompt(self, prompts: list[str]) -> TextCondition:
+        """Prompts as ids (B, S), S always the tokenizer's longest, so that a row never depends on
+        the others."""
+        ids, mask = self.text_tokenizer.encode(prompts)
+        missing = self.text_tokenizer.max_length - ids.shape[1]
+        return TextCondition(F.pad(ids, (0, missing)), F.pad(mask, (0, missing)))  # (B, S)
+
+    # --- long clips ------------------------------------------------------------------------------
+
+    @property
+    def step_frames(self) -> int:
+        """Frames of a part that follow those it shares with the part before."""
+        return self.tokenizer.config.num_frames - self.shared_frames
+
+    @property
+    def shared_frames(self) -> int:
+        """Frames that one token of the shortest layer stands for."""
+        return min(layer.stride[0] for layer in self.tokenizer.code_layers)
+
+    def num_parts(self, num_frames: int) -> int:
+        """How many parts a clip of so many frames is made in."""
+        more = max(0, num_frames - self.tokenizer.config.num_frames)
+        return 1 + -(-more // self.step_frames)
+
+    def edge_cells(self, *, last: bool = False) -> torch.Tensor:
+        """Which tokens say what the first (`last`) shared frames show and nothing else, bool
+        (N,)."""
+        masks = []
+        layout = self.tokenizer.layout
+        for segment, layer in zip(layout.segments, self.tokenizer.code_layers, strict=True):
+            mask = torch.zeros(segment.shape, dtype=torch.bool)
+            if layer.stride[0] == self.shared_frames:
+                mask[-1 if last else 0] = True
+            masks.append(mask.flatten())
+        return torch.cat(masks)  # (N,)
+
+    @torch.no_grad()
+    def run(self, job: Job, *, preview_interval: int = 0) -> Iterator[Any]:
+        """Does a job: `VideoPreview`s, and the `VideoOutput` at last; see `GenerationPipeline`."""
+        assert isinstance(job, VideoJob)  # `prepare` made it
+        parts = self.num_parts(job.num_frames)
+        outputs: list[VideoOutput] = []
+        started = time.perf_counter()
+        for part in range(parts):
+            for item in super().run(job, preview_interval=preview_interval):
+                if isinstance(item, VideoOutput):
+                    outputs.append(item)
+                else:
+                    yield replace(item, part=part, num_parts=parts)
+            if self._interrupt:
+                break
+            if part + 1 < parts:
+                job = self._continued(job, outputs[-1])
+        yield self._joined(job, outputs, time.perf_counter() - started)
+
+    def _continued(self, job: VideoJob, output: VideoOutput) -> VideoJob:
+        """The job of the next part: it begins with what the part before ended with."""
+        tokens = output.tokens
+        assert tokens is not None  # every output has tokens
+        device, first = self._execution_device, self.edge_cells()
+        given = torch.zeros(len(tokens), len(first), dtype=torch.int64)
+        count = tokens.shape[1]  # of the layers that are made
+        given[:, first] = F.pad(tokens, (0, len(first) - count))[:, self.edge_cells(last=True)]
+        keep = first & (torch.arange(len(first)) < count)
+        keep = keep.expand(len(tokens), -1)
+        return replace(job, given=given.to(device), keep=keep.to(device))
+
+    def _joined(self, job: VideoJob, outputs: list[VideoOutput], seconds: float) -> VideoOutput:
+        """One output of all parts, cut to the frames that were asked for."""
+        shared, total = self.shared_frames, job.num_frames
+        frames: Any = None
+        if job.output_type != "tokens":
+            parts = [output.frames for output in outputs]
+            if job.output_type == "pil":
+                rows = zip(*parts, strict=True)
+                cut = [
+                    [clip if i == 0 else clip[shared:] for i, clip in enumerate(r)] for r in rows
+                ]
+                frames = [[frame for clip in clips for frame in clip][:total] for clips in cut]
+            else:
+                cut = [clip if i == 0 else clip[:, shared:] for i, clip in enumerate(parts)]
+                join = torch.cat if job.output_type == "pt" else np.concatenate
+                frames = join(cut, 1)[:, :total]
+        tokens = [output.tokens for output in outputs if output.tokens is not None]
+        stats = [output.stats for output in outputs if output.stats is not None]
+        summed = replace(stats[-1], seconds=seconds)
+        for name in ("steps", "passes", "tokens", "proposed", "accepted"):
+            summed = replace(summed, **{name: sum(getattr(s, name) for s in stats)})
+        return VideoOutput(frames=frames, tokens=torch.cat(tokens, 1), stats=summed)
+
+    # --- what the loop asks for ------------------------------------------------------------------
+
+    def _with_image(self, job: Job, image, mask_image, strength) -> Job:
+        """The job of a clip that begins with a picture."""
+        size, batch = self.tokenizer.config.image_size, len(job.generators)
+        images = steps.prepare_images(image, size, batch)  # (B, 3, H, W)
+        frames = self.tokenizer.time_factor
+        device, dtype = self._execution_device, self.tokenizer.dtype
+        encode, given = self.wake(self.tokenizer).encode, []
+        for one in images.split(1):
+            still = one[:, :, None].expand(-1, -1, frames, -1, -1)  # (1, 3, T, H, W)
+            encoded = encode(still.to(device, dtype))
+            given.append(self._placed(encoded.layout.split(encoded.tokens)))
+        keep = self.edge_cells().expand(batch, -1)
+        return replace(job, given=torch.cat(given), keep=keep.to(device))
+
+    def _placed(self, parts: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Tokens (1, N) of a whole clip that begins with the layers (1, t, h, w) of a shorter
+        one."""
+        rows = []
+        for segment in self.tokenizer.layout.segments:
+            part = parts[segment.name][:, : segment.shape[0]]
+            missing = segment.shape[0] - part.shape[1]
+            rows.append(F.pad(part, (0, 0, 0, 0, 0, missing)).flatten(1))
+        return torch.cat(rows, 1)
+
+    def _whole_layers(self, known: torch.Tensor) -> int:
+        """How many leading layers of `known` (B, N) are there in every row."""
+        there, layers = known.all(0).cumprod(0).sum(), 0
+        while layers < len(self.tokenizer.codes):
+            if self.tokenizer.num_tokens_of(layers + 1) > there:
+                break
+            layers += 1
+        return layers
+
+    def _due(self, state: DecodeState, before: int, interval: int) -> bool:
+        ends = [self.tokenizer.num_tokens_of(i + 1) for i in range(len(self.tokenizer.codes))]
+        return super()._due(state, before, interval) or any(before < n <= state.step for n in ends)
+
+    def _preview(self, job: Job, state: DecodeState) -> Any:
+        return VideoPreview(
+            frames=self._shown(job, state, job.generators),
+            layers=self._whole_layers(state.known),
+            tokens=state.tokens.clone().cpu(),
+            known=state.known.clone().cpu(),
+            step=state.step,
+            num_steps=state.num_steps,
+            passes=state.passes,
+        )
+
+    def _shown(self, job: Job, state: DecodeState, generators) -> Any:
+        layers = self._whole_layers(state.known)
+        if job.output_type == "tokens" or not layers:
+            return None
+        count = self.tokenizer.num_tokens_of(layers)
+        decode = self.wake(self.tokenizer).decode
+        size = 1 if state.tokens.device.type == "cpu" else len(state.tokens)
+        clips = [decode(rows[:, :count]) for rows in state.tokens.split(size)]
+        return to_frames(torch.cat(clips), job.output_type)
+
+    def _output(self, job: Job, media: Any, tokens: torch.Tensor, stats: DecodeStats) -> Any:
+        return VideoOutput(frames=media, tokens=tokens, stats=stats)
+
+
+def to_frames(clips: torch.Tensor, output_type: str) -> Any:
+    """Clips (B, 3, T, H, W) in [-1, 1] as `VideoOutput.frames` has them."""
+    frames = clips.transpose(1, 2)  # (B, T, 3, H, W)
+    if output_type == "pil":
+        return [to_pil_list(clip) for clip in frames]
+    frames = frames.float().clamp(-1, 1) / 2 + 0.5
+    return frames.permute(0, 1, 3, 4, 2).cpu().numpy() if output_type == "np" else frames
