@@ -1,13 +1,11 @@
 """Words to speech: letters are given times, the generator makes tokens, the codec makes sound.
 
-A long text is spoken in parts, each as long as the generator's sequence, cut at punctuation or else
-between words; parts follow each other as tokens, so that the sound has no seam. Leaves out on
-purpose: other languages, and marks for emphasis.
+A long text is spoken in parts (`speech_parts.py`) that follow each other as tokens, so that the
+sound has no seam. Leaves out on purpose: other languages.
 """
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,22 +14,17 @@ from typing import Any
 import torch
 from diffusers.utils import BaseOutput
 
-from studio.data.spelling import spell
 from studio.decoding.base import DecodingStrategy, check_name, check_number
 from studio.generators.base import Generator
-from studio.generators.conditioning import SpeechCondition
-from studio.generators.letters import letter_ids
-from studio.outputs import DecodeState, DecodeStats
+from studio.outputs import DecodeStats
 from studio.pipelines import steps
 from studio.pipelines.generation import GenerationPipeline, StepCallback, speed_of
+from studio.pipelines.speech_parts import Manner, Part, speech_condition, split_text
 from studio.tokenizers.base_audio import AudioTokenizer
 
 OUTPUT_TYPES = ("pt", "np", "tokens")
 SPEED = (0.5, 2.0)
-# seconds of silence after a part that ends so
-PAUSES = {".": 0.3, "!": 0.3, "?": 0.3, "\n": 0.3, ";": 0.2, ":": 0.2, ",": 0.12}
 _FRESH = 4  # tokens at a time that a stream gives to the codec
-_MIDDLE, _REACH = 160.0, 30.0  # words a minute of speed 1, and of the condition's speed 1 beyond it
 
 
 @dataclass
@@ -69,27 +62,12 @@ class AudioChunk:
 
 
 @dataclass(frozen=True)
-class Part:
-    """A stretch of text that is spoken at once: its letters, when they end in tokens, float (S,),
-    and the tokens of silence after it."""
-
-    text: str
-    ends: torch.Tensor
-    pause: int
-
-    @property
-    def count(self) -> int:
-        """Its tokens, without the pause."""
-        return int(self.ends[-1])
-
-
-@dataclass(frozen=True)
 class SpeechJob:
     """One checked call.
 
     Args:
         samples: the parts of every sample.
-        voice, pitch, speed: as the condition takes them.
+        manner: how they are said.
         generators: one a sample.
         strategy: with all overrides of the call.
         output_type: see `AudioOutput`.
@@ -97,9 +75,7 @@ class SpeechJob:
     """
 
     samples: list[list[Part]]
-    voice: int
-    pitch: float
-    speed: float
+    manner: Manner
     generators: list[torch.Generator]
     strategy: DecodingStrategy
     output_type: str = "pt"
@@ -250,14 +226,12 @@ class TextToSpeechPipeline(GenerationPipeline):
         check_number("pitch", pitch, -1, 1)
         strategy = self.make_strategy(decoding, temperature=temperature, top_k=top_k, top_p=top_p)
         self.check_parts(strategy)
-        number = 0 if voice is None else voices.index(voice)
-        spoken = [self.parts(text, voice=number, pitch=pitch, speed=speed) for text in prompts]
+        manner = Manner(0 if voice is None else voices.index(voice), float(pitch), float(speed))
+        spoken = [self.parts(text, manner) for text in prompts]
         samples = [parts for parts in spoken for _ in range(num_audios_per_prompt)]
         return SpeechJob(
             samples=samples,
-            voice=number,
-            pitch=pitch,
-            speed=speed,
+            manner=manner,
             generators=steps.make_generators(generator, len(samples)),
             strategy=strategy,
             output_type=output_type,
@@ -265,75 +239,14 @@ class TextToSpeechPipeline(GenerationPipeline):
             callback_inputs=tuple(callback_on_step_end_tensor_inputs),
         )
 
-    # --- text ------------------------------------------------------------------------------------
-
-    def parts(self, text: str, *, voice: int, pitch: float, speed: float) -> list[Part]:
-        """A text as parts that fit into the generator's sequence, with their times.
-
-        Raises:
-            ValueError: nothing in it can be spoken, or a word is longer than a sequence.
-        """
-        made: list[Part] = []
-        for clause, mark in clauses(text):
-            words = clause.split(" ")
-            while words:
-                part, words = self._longest(words, voice=voice, pitch=pitch, speed=speed)
-                made.append(part)
-            pause = round(PAUSES.get(mark, 0.0) / speed * self.tokenizer.frame_rate)
-            made[-1] = Part(made[-1].text, made[-1].ends, pause)
-        if not made:
-            raise ValueError(
-                f"prompt {text[:40]!r} holds nothing that can be spoken: letters a to z and digits "
-                "can be"
-            )
-        made[-1] = Part(made[-1].text, made[-1].ends, 0)
-        return made
-
-    def _longest(self, words: list[str], **manner) -> tuple[Part, list[str]]:
-        """The most leading words that fit at once, and the words after them."""
-        letters, tokens = self.generator.config.num_condition_tokens, self.generator.num_tokens
-        count = len(words)
-        while count and len(" ".join(words[:count])) + 2 > letters:
-            count -= 1
-        while count:
-            text = " ".join(words[:count])
-            ends = self.times(text, **manner)
-            if ends[-1] <= tokens:
-                return Part(text, ends, 0), words[count:]
-            count = min(count - 1, int(count * tokens / float(ends[-1])))
-        raise ValueError(f"prompt holds the word {words[0][:40]!r}, which is too long to be spoken")
-
-    @torch.no_grad()
-    def times(self, text: str, *, voice: int, pitch: float, speed: float) -> torch.Tensor:
-        """When each letter of a spelled text ends, in tokens, float (S,); the last is whole."""
-        condition = self._condition([text], [torch.zeros(1)], voice, pitch, speed)
-        network = self.wake(self.generator)
-        lengths = network.conditioner.lengths(condition.to(self._execution_device))[0]
-        lengths = lengths[: len(text) + 2].expm1().cpu()
-        rate = _MIDDLE * speed
-        spoken = min(max(rate, _MIDDLE - _REACH), _MIDDLE + _REACH)
-        ends = (lengths * (spoken / rate)).cumsum(0)  # (S,)
-        total = ends[-1].round().clamp(min=1)
-        return torch.cat((ends[:-1].clamp(max=float(total)), total[None]))
-
-    def _condition(
-        self, texts: list[str], ends: list[torch.Tensor], voice: int, pitch: float, speed: float
-    ) -> SpeechCondition:
-        """Rows (B, S), S always the network's longest, so that a row never depends on others."""
-        config, batch = self.generator.config, len(texts)
-        ids, mask = letter_ids(texts, config.alphabet)
-        missing = config.num_condition_tokens - ids.shape[1]
-        times = torch.zeros(batch, config.num_condition_tokens)  # (B, S)
-        for row, end in zip(times, ends, strict=True):
-            row[: len(end)] = end
-        rate = min(max((_MIDDLE * speed - _MIDDLE) / _REACH, -1.0), 1.0)
-        return SpeechCondition(
-            ids=torch.nn.functional.pad(ids, (0, missing)),
-            mask=torch.nn.functional.pad(mask, (0, missing)),
-            ends=times,
-            voices=torch.full((batch,), voice),
-            pitches=torch.full((batch,), pitch),
-            speeds=torch.full((batch,), rate),
+    def parts(self, text: str, manner: Manner) -> list[Part]:
+        """A text as parts, see `speech_parts.split_text`."""
+        return split_text(
+            text,
+            self.wake(self.generator),
+            manner,
+            frame_rate=self.tokenizer.frame_rate,
+            device=self._execution_device,
         )
 
     # --- tokens ----------------------------------------------------------------------------------
@@ -341,15 +254,10 @@ class TextToSpeechPipeline(GenerationPipeline):
     def _say(self, job: SpeechJob, rows: list[int], index: int, tally: _Tally) -> Iterator[Any]:
         """Decodes part `index` of some samples at once: the states, as they come."""
         parts = [job.samples[row][index] for row in rows]
-        condition = self._condition(
-            [part.text for part in parts],
-            [part.ends for part in parts],
-            job.voice,
-            job.pitch,
-            job.speed,
-        )
         options = {} if self.cache == "static" else {"cache": self.cache}
         network, strategy = self.wake(self.generator), job.strategy
+        texts, ends = [part.text for part in parts], [part.ends for part in parts]
+        condition = speech_condition(texts, ends, network, job.manner)
         condition = condition.to(self._execution_device)
         run = network.start(condition, guidance=strategy.guidance, **options)
         generators = [job.generators[row] for row in rows]
@@ -466,15 +374,3 @@ class TextToSpeechPipeline(GenerationPipeline):
             **tally.speed,
         )
         return AudioOutput(audios, self.sampling_rate, tokens, stats)
-
-
-def clauses(text: str) -> list[tuple[str, str]]:
-    """The spelled clauses of a text, each with the mark that ends it ("" for none)."""
-    found = []
-    # a mark between digits, as in 3.5 or 1,000, ends nothing
-    for piece in re.findall(r"(?:[^.,;:!?\n]|(?<=\d)[.,:](?=\d))+[.,;:!?\n]*|[.,;:!?\n]+", text):
-        body = spell(piece.rstrip(".,;:!?\n"))
-        mark = piece.rstrip()[-1:] if piece.rstrip()[-1:] in PAUSES else piece[-1:]
-        if body:
-            found.append((body, mark if mark in PAUSES else ""))
-    return found

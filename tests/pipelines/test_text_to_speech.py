@@ -4,7 +4,7 @@ import torch
 
 from studio.pipelines.auto import Pipeline
 from studio.pipelines.request import Request
-from studio.pipelines.text_to_speech import AudioChunk, TextToSpeechPipeline, clauses
+from studio.pipelines.text_to_speech import AudioChunk, TextToSpeechPipeline
 from tests.toys import speech_codec, speech_pipeline
 
 TOKENS = 80
@@ -69,17 +69,6 @@ def test_speed_and_marks_change_the_length(pipe):
     assert slow > 1.4 * usual > 1.4 * 1.4 * fast
     assert count("red. apple") > count("red, apple") > count("red apple")
     assert count("red apple.") == count("red apple")
-
-
-def test_clauses_end_at_marks_and_not_within_numbers():
-    assert clauses("Hello, world! It is 3.5, no: 1,000?") == [
-        ("hello", ","),
-        ("world", "!"),
-        ("it is three point five", ","),
-        ("no", ":"),
-        ("one thousand", "?"),
-    ]
-    assert clauses("...") == [] and clauses("a\nb") == [("a", "\n"), ("b", "")]
 
 
 def test_streams_sound_while_tokens_come_in(pipe):
