@@ -10,7 +10,8 @@ the drafter and the window: both take argmax(log p + g) with noise g of the seed
 alone, and a draft stands while it is that token. Rounding is the only caveat: where the two best
 tokens are equal to the last bit a pass over many tokens may decide otherwise than one over one.
 
-Left out on purpose: trees of drafts, whose pure functions are in `trees.py`.
+Trees of drafts have a loop of their own, `tree_loop.py`. Left out on purpose: trees whose size
+adapts.
 """
 
 from collections.abc import Iterator
@@ -40,6 +41,8 @@ from studio.decoding.neighbours import NEIGHBOURS, Neighbours
 from studio.decoding.sampling import Sampling
 from studio.decoding.schedules import RAMPS
 from studio.decoding.stage import Stage
+from studio.decoding.tree_drafting import TreeDrafter, check_tree
+from studio.decoding.tree_loop import TreeLoop
 from studio.decoding.windows import AutoWindow, FixedWindow
 from studio.generators.drafter_head import DrafterHead
 
@@ -61,6 +64,11 @@ class Speculative(DecodingStrategy):
             reached yet; "above" is "left" where there is no row above, and "auto" is "prior" where
             the generator has one and else "above".
         coupling: "maximal" or "gumbel", of "coupled" drafts.
+        tree: None for chains of drafts; "recursive", siblings without replacement, `branches` at
+            every node or, as a list, at each depth; "greedy", a tree that grows where drafts are
+            likeliest to stand; "kseq", `branches` independent chains. Scores `window` nodes a pass
+            with the last emitted token; takes the drafters "prior", "jacobi" and "model".
+        branches: see `tree`.
         head_depth: drafts that "head" makes in a row; those after them are coupled ones.
         group_size, group_delta, group_distance: G (None for the released code's 7 below and 6
             above), the most difference of probability and of squared distance in the codebook of
@@ -97,6 +105,8 @@ class Speculative(DecodingStrategy):
         window: int | str = 32,
         initialiser: str = "auto",
         coupling: str = "maximal",
+        tree: str | None = None,
+        branches: int | list[int] = 2,
         head_depth: int = 4,
         temperature: float = 1.0,
         top_k: int = 0,
@@ -124,6 +134,8 @@ class Speculative(DecodingStrategy):
         check_number("head_depth", head_depth, 1, MAX_WINDOW, whole=True)
         if window != "auto":
             check_number("window", window, 1, MAX_WINDOW, whole=True)
+        if tree is not None:
+            check_tree(tree, branches, acceptance=acceptance, drafter=drafter, window=window)
         check_sampling(temperature, top_k, top_p, min_p)
         check_name("temperature_schedule", temperature_schedule, RAMPS)
         if group_size is not None:
@@ -210,6 +222,9 @@ class Speculative(DecodingStrategy):
             slots=window.largest,
             faithful=faithful,
         )
+        if self.config.tree is not None:
+            planter = TreeDrafter(stage, self.config, draft_run)
+            return TreeLoop(stage, planter, window, rule).states()
         drafter = DRAFTERS[self.config.drafter](stage, self.config, draft_run)
         return SpeculativeLoop(stage, drafter, window, rule).states()
 

@@ -103,23 +103,23 @@ class Stage:
         self.emitted = self.kept[:, :count].astype(np.int64).cumprod(axis=1).sum(axis=1)  # (B,)
         self.step = 0  # passes so far; the same for every row that is not done
         self.rows = np.arange(len(self.line))[:, None]
-        self._total = layout.num_tokens
+        self.total = layout.num_tokens
         self._outside: torch.Tensor | None = None
         self._shared = {
-            purpose: PositionNoise(self.keys, min(slots, self._total), purpose, self.device)
+            purpose: PositionNoise(self.keys, min(slots, self.total), purpose, self.device)
             for purpose in (noise.TOKEN, noise.DRAFT)
         }
 
     def positions(self, count: int) -> np.ndarray:
         """The next `count` positions of every row, int64 (B, count); the last one past the end."""
-        return np.minimum(self.emitted[:, None] + np.arange(count), self._total - 1)
+        return np.minimum(self.emitted[:, None] + np.arange(count), self.total - 1)
 
     def write(self, offset: int, tokens: np.ndarray) -> None:
         """Puts drafts int64 (B, n) on the line, from `offset` after the last emitted tokens on;
         kept tokens stay."""
         places = self.emitted[:, None] + offset + np.arange(tokens.shape[1])  # (B, n)
-        inside = places < self._total
-        places = np.minimum(places, self._total - 1)
+        inside = places < self.total
+        places = np.minimum(places, self.total - 1)
         rows = np.broadcast_to(self.rows, places.shape)
         inside &= ~self.kept[rows, places]
         self.line[rows[inside], places[inside]] = tokens[inside]
@@ -140,7 +140,7 @@ class Stage:
         """Filtered logits (B, n, V) at positions (B, n): what plain decoding draws from. At a kept
         position all mass is on the kept token."""
         logits = self.allowed(logits, positions)
-        progress = positions / self._total
+        progress = positions / self.total
         temperature = self.sampling.temperature_at(progress, logits.device)
         logits = self.sampling.filtered(logits, temperature)
         kept = self.kept[self.rows, positions]
@@ -164,10 +164,14 @@ class Stage:
         plain decoding."""
         return self._shared[purpose].at(positions, width)
 
-    def uniforms(self, positions: np.ndarray, purpose: int) -> torch.Tensor:
-        """One float64 uniform (B, n) a position, of this pass."""
+    def uniforms(
+        self, positions: np.ndarray, purpose: int, count: int | None = None
+    ) -> torch.Tensor:
+        """One float64 uniform (B, n) a position, of this pass; (B, n, count), the first of which
+        is that one, where many are asked for."""
         states = noise.stream_states(self.keys[:, None], positions, self.step, purpose)  # (B, n)
-        values = noise.uniform(states.ravel(), 1).reshape(positions.shape)
+        shape = positions.shape if count is None else (*positions.shape, count)
+        values = noise.uniform(states.ravel(), 1 if count is None else count).reshape(shape)
         return torch.from_numpy(values).to(self.device)
 
     def draw(

@@ -2,21 +2,19 @@
 
 - Siblings drawn without replacement and tested one after the other: Recursive Speculative
   Decoding, 2024, 2402.14160. Lossless.
-- The tree itself, grown greedily where acceptance is likeliest: DySpec, 2024, 2410.11744.
 - k independent siblings: K-SEQ of SpecTr, 2023, 2310.15141. Lossless.
 
-Pure functions; the loop that uses them is `tree_loop.py`, a pass over a tree `generators.tree_run`.
+Pure functions; trees are grown in `tree_growth.py`, the loop that uses both is `tree_loop.py`.
 LANTERN's published rules are in `lantern.py`. Left out on purpose: beams over whole paths
 (stochastic beam search).
 """
 
-import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
-from studio.decoding.acceptance import prob_of, residual
+from studio.decoding.acceptance import Rule, exact, prob_of, residual
 from studio.decoding.sampling import pick
 from studio.layers.tree_mask import ancestors
 
@@ -72,6 +70,30 @@ def draw_siblings(q: torch.Tensor, count: int, noise: torch.Tensor) -> torch.Ten
     return (q.log() + noise).topk(count, dim=-1).indices
 
 
+def draw_without(
+    q: torch.Tensor, u: torch.Tensor, counts: Sequence[int] | None = None
+) -> torch.Tensor:
+    """Different tokens of distributions, one after the other, int64 (B, D, k).
+
+    Args:
+        q: (B, D, V). Where it has fewer tokens than are asked for, the rest mean nothing.
+        u: uniforms (B, D, k).
+        counts: how many of the k are wanted of each of the D; all when None.
+    """
+    tokens = torch.zeros(u.shape, dtype=torch.int64, device=u.device)
+    left, places = q.double(), list(range(q.shape[1]))
+    for j in range(u.shape[-1]):
+        if counts is not None:
+            kept = [i for i, place in enumerate(places) if counts[place] > j]
+            if len(kept) < len(places):
+                left, places = left[:, kept], [places[i] for i in kept]
+        drawn = pick(left, u[:, places, j])  # (B, d)
+        tokens[:, places, j] = drawn
+        if j + 1 < u.shape[-1]:
+            left = left.scatter(-1, drawn.unsqueeze(-1), 0.0)
+    return tokens
+
+
 def without(q: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """q (..., V) with tokens (...) taken out, of sum 1 again; zeros where nothing is left."""
     left = q.scatter(-1, tokens.unsqueeze(-1), 0.0)
@@ -80,7 +102,13 @@ def without(q: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def verify_siblings(
-    p: torch.Tensor, q: torch.Tensor, tokens: torch.Tensor, u: torch.Tensor
+    p: torch.Tensor,
+    q: torch.Tensor,
+    tokens: torch.Tensor,
+    u: torch.Tensor,
+    *,
+    there: torch.Tensor | None = None,
+    rule: Rule = exact,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Tests siblings one after the other, recursively.
 
@@ -89,6 +117,8 @@ def verify_siblings(
         tokens: int64 (B, k), drawn from q without replacement, in this order; a token that q can't
             draw is skipped.
         u: uniforms (B, k).
+        there: bool (B, k), False for those that a row does not have.
+        rule: probability of accepting. Another one than `exact` changes the distribution.
 
     Returns:
         which one stands, int64 (B,), -1 for none; and p as it is left, (B, V), from which the next
@@ -97,11 +127,14 @@ def verify_siblings(
     taken = torch.full((len(p),), -1, device=p.device)
     for j in range(tokens.shape[1]):
         x = tokens[:, j]
-        own = prob_of(q, x)
-        tried = (taken < 0) & (own > 0)
-        stands = tried & (u[:, j] < prob_of(p, x) / own)
+        tried = (taken < 0) & (prob_of(q, x) > 0)
+        if there is not None:
+            tried = tried & there[:, j]
+        stands = tried & (u[:, j] < rule(p, q, x))
         taken = torch.where(stands, j, taken)
         rejected = (tried & ~stands).unsqueeze(1)
+        if rejected.device.type == "cpu" and not rejected.any():  # a GPU would wait for it
+            continue
         p = torch.where(rejected, residual(p, q), p)
         q = torch.where(rejected, without(q, x), q)
     return taken, p
@@ -134,39 +167,6 @@ def verify_tree(
         path.append(node)
 
 
-def grow_tree(
-    next_probs: Callable[[list[int]], torch.Tensor],
-    budget: int,
-    uniforms: Iterator[float],
-    *,
-    threshold: float = 0.0,
-) -> Tree:
-    """DySpec's greedy tree: the place whose draft is likeliest to stand gets the next node.
-
-    Args:
-        next_probs: the drafter: drafted tokens to the distribution (V,) of the next one.
-        budget: nodes at most.
-        uniforms: the source of one number a node.
-        threshold: places less likely than this stay empty.
-    """
-    tree, order = Tree(), 0
-    slots = [(-1.0, order, -1, next_probs([]))]  # minus the value, age, parent, what is left of q
-    while slots and len(tree.tokens) < budget:
-        value, _, parent, q = heapq.heappop(slots)
-        if -value < threshold or not bool(q.sum() > 0):
-            continue
-        u = torch.tensor([next(uniforms)], dtype=torch.float64, device=q.device)
-        token = pick(q.unsqueeze(0), u)
-        tree.probs.setdefault(parent, q)
-        node, chance = tree.add(parent, int(token)), float(q[token])
-        rest = without(q.unsqueeze(0), token)[0]
-        heapq.heappush(slots, (value * (1.0 - chance), order + 1, parent, rest))
-        below = next_probs(tree.path(node))
-        heapq.heappush(slots, (value * chance, order + 2, node, below))
-        order += 2
-    return tree
-
-
 # --- independent siblings ------------------------------------------------------------------------
 
 
@@ -175,10 +175,13 @@ def _overlap(p: torch.Tensor, q: torch.Tensor, rho: torch.Tensor) -> torch.Tenso
     return torch.minimum(q, p / rho.unsqueeze(1))
 
 
-def kseq_rho(p: torch.Tensor, q: torch.Tensor, k: int, *, rounds: int = 60) -> torch.Tensor:
+def kseq_rho(
+    p: torch.Tensor, q: torch.Tensor, k: int | torch.Tensor, *, rounds: int = 60
+) -> torch.Tensor:
     """K-SEQ's rho in [1, k], (B,): the least one that is valid, from above, by bisection of
-    1 - (1 - beta)^k = rho beta."""
-    low, high = torch.ones_like(p[:, 0]), torch.full_like(p[:, 0], float(k))
+    1 - (1 - beta)^k = rho beta; k is one number or (B,)."""
+    low = torch.ones_like(p[:, 0])
+    high = low * k
     for _ in range(rounds):
         middle = (low + high) / 2
         beta = _overlap(p, q, middle).sum(dim=1)
@@ -188,7 +191,13 @@ def kseq_rho(p: torch.Tensor, q: torch.Tensor, k: int, *, rounds: int = 60) -> t
 
 
 def verify_independent(
-    p: torch.Tensor, q: torch.Tensor, tokens: torch.Tensor, u: torch.Tensor, rho: torch.Tensor
+    p: torch.Tensor,
+    q: torch.Tensor,
+    tokens: torch.Tensor,
+    u: torch.Tensor,
+    rho: torch.Tensor,
+    *,
+    there: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """K-SEQ: tests k independent draws from q.
 
@@ -196,14 +205,17 @@ def verify_independent(
         p, q: (B, V).
         tokens: int64 (B, k), drawn from q.
         u: uniforms (B, k).
-        rho: (B,), `kseq_rho` or larger.
+        rho: (B,), `kseq_rho` of as many as there are, or larger.
+        there: bool (B, k), False for those that a row does not have; every row has one.
 
     Returns:
         as `verify_siblings`.
     """
-    count = tokens.shape[1]
+    count = tokens.shape[1] if there is None else there.sum(dim=1, keepdim=True)
     chance = p.gather(1, tokens) / (rho.unsqueeze(1) * q.gather(1, tokens))  # (B, k)
     stands = u < chance
+    if there is not None:
+        stands = stands & there
     first = stands.long().argmax(dim=1)
     taken = torch.where(stands.any(dim=1), first, -1)
     common = _overlap(p, q, rho)

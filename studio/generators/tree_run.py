@@ -62,7 +62,6 @@ class TreeRun(AutoregressiveRun):
             above = np.concatenate((front, above), axis=1)  # (B, S + n)
             scored = [[0, *row] for row in scored]
         places = self._spread(scored, copies=len(x))
-        places = self._spread(scored, copies=len(x))
         x = self._with_told(x, places)
         if not isinstance(self._cache, StaticCache):
             raise ValueError('trees need cache "static", whose tokens can be moved together')
@@ -102,13 +101,16 @@ class TreeRun(AutoregressiveRun):
         repeats = max(1, copies // self.batch_size)
         return torch.tensor(places * repeats, device=self.device).clamp(max=self.num_tokens - 1)
 
-    def keep_path(self, paths: list[list[int]]) -> None:
-        """Keeps of the last tree of every row the nodes of one path, from the top down, as if they
-        alone had been fed.
+    def keep_path(self, paths: torch.Tensor) -> None:
+        """Keeps of the last tree of every row the nodes of one path, as if they alone had been fed.
+
+        Args:
+            paths: int64 (B, m), nodes from the top down, -1 past the end of a path.
 
         Raises:
             ValueError: a node that the tree did not have, or nodes that do not ascend.
         """
         cache = self._cache
         assert isinstance(cache, StaticCache)  # `extend_tree` saw to it
-        cache.keep(self._base, paths * 2 if self.guidance else paths)
+        kept = paths.cpu().numpy()
+        cache.keep(self._base, np.concatenate((kept, kept)) if self.guidance else kept)

@@ -8,6 +8,7 @@ purpose: paging.
 
 from typing import Protocol
 
+import numpy as np
 import torch
 
 
@@ -185,24 +186,34 @@ class StaticCache:
         check_rewind(lengths, self.lengths)
         self.lengths = list(lengths)
 
-    def keep(self, base: list[int], paths: list[list[int]]) -> None:
-        """Keeps the first `base[b]` tokens of row b and, of those after them, the ones that
-        `paths[b]` numbers from 0 on, moved together.
+    def keep(self, base: list[int], paths: np.ndarray) -> None:
+        """Keeps the first `base[b]` tokens of row b and, of those after them, the ones that its
+        path numbers from 0 on, moved together.
+
+        Args:
+            base: what every row holds at least.
+            paths: int64 (B, m), ascending, -1 past the end of a path.
 
         Raises:
             ValueError: a number that the row does not have, or numbers that do not ascend.
         """
-        for row, (first, path) in enumerate(zip(base, paths, strict=True)):
-            most = self.lengths[row] - first
-            if path != sorted(set(path)) or (path and not 0 <= path[0] <= path[-1] < most):
-                raise ValueError(f"path {path} of row {row} must ascend within 0 .. {most - 1}")
-        longest = max(map(len, paths))
-        if any(path[-1:] != [len(path) - 1] for path in paths if path):
-            # What lies past the end of a shorter path stays where it is.
-            moved = [path + list(range(len(path), longest)) for path in paths]
-            first = to_device(base, self.rows.device).unsqueeze(1)  # (B, 1)
-            old = first + torch.tensor(moved, device=first.device)  # (B, m)
-            new = first + torch.arange(longest, device=first.device)  # (B, m)
+        first, held = np.array(base)[:, None], np.array(self.lengths)[:, None]  # (B, 1)
+        there = paths >= 0
+        steps = np.arange(paths.shape[1])
+        # What lies past the end of a path stays where it is.
+        moved = np.where(there, paths, np.maximum(steps, paths.max(initial=0) + steps + 1))
+        wrong = (moved[:, 1:] <= moved[:, :-1]).any(axis=1) | (there & (paths >= held - first)).any(
+            1
+        )
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise ValueError(
+                f"path {paths[row].tolist()} of row {row} must ascend within 0 .. "
+                f"{int((held - first)[row, 0]) - 1}, -1 past its end"
+            )
+        if (there & (paths != steps)).any():
+            old = torch.from_numpy(first + np.where(there, paths, steps)).to(self.rows.device)
+            new = torch.from_numpy(first + steps).to(self.rows.device)  # (B, m)
             for slab in (*self.keys, *self.values):
                 slab[self.rows, :, new] = slab[self.rows, :, old]  # (B, m, H, D), a copy
-        self.lengths = [first + len(path) for first, path in zip(base, paths, strict=True)]
+        self.lengths = (first[:, 0] + there.sum(axis=1)).tolist()

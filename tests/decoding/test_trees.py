@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from studio.decoding import noise, trees
+from studio.decoding import noise, tree_growth, trees
 from studio.decoding.sampling import pick
 from studio.layers.tree_mask import depths
 from tests.decoding.joints import T, V, chi_square, conditionals, joint, outcomes
@@ -138,7 +138,7 @@ def greedy(seed, budget=6, threshold=0.0):
         return DRAFTS[len(path) % T].double().softmax(-1)[prefix % len(DRAFTS[len(path) % T])]
 
     u = (float(x) for x in numbers(1, 99, seed)[0])
-    return trees.grow_tree(next_probs, budget, u, threshold=threshold), next_probs
+    return tree_growth.grow_tree(next_probs, budget, u, threshold=threshold), next_probs
 
 
 def test_a_greedy_tree_grows_where_acceptance_is_likely():

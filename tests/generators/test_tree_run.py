@@ -37,6 +37,11 @@ def path_to(parents, node):
     return path[::-1]
 
 
+def padded(*paths):
+    longest = max(map(len, paths))
+    return torch.tensor([path + [-1] * (longest - len(path)) for path in paths], dtype=torch.int64)
+
+
 def check_paths(start, lengths, tokens, parents, found, fed):
     """Every node of `found` (B, n, V) against its path fed alone after what was fed before."""
     for leaf in (3, 6, 7, 8):
@@ -87,7 +92,7 @@ def test_every_path_of_a_tree_is_the_chain_alone(
     run.extend(fed[:, :4])
     check_paths(start, [4] * 3, tokens, PARENTS, run.extend_tree(tokens, parents), fed)
     # rows differently long, past the end
-    run.keep_path([[], [], []])
+    run.keep_path(padded([], [], []))
     run.extend(fed[:, 4:14])
     run.rewind(torch.tensor([14, 5, 9]))
     again = run.extend_tree(tokens, parents)
@@ -116,7 +121,7 @@ def test_a_kept_path_is_as_if_fed_alone(build, make_condition, guidance, first):
         run.extend(fed)
     run.extend_tree(tokens, torch.tensor(PARENTS))
     paths = [path_to(PARENTS[0], 8), path_to(PARENTS[1], 3), []]
-    run.keep_path(paths)
+    run.keep_path(padded(*paths))
     held = 0 if first else 4
     assert run.lengths.tolist() == [held + len(path) for path in paths]
     found = run.extend(after)
@@ -139,7 +144,7 @@ def test_random_trees_one_after_the_other(build, make_condition):
         found = run.extend_tree(tokens, torch.from_numpy(parents))[:, -7:]
         ends = [int(rng.integers(7)) for _ in lines]
         paths = [path_to(row, end)[:4] for row, end in zip(parents.tolist(), ends)]
-        run.keep_path(paths)
+        run.keep_path(padded(*paths))
         for row, path in enumerate(paths):
             lines[row] += tokens[row, path].tolist()
             alone = model.start(condition[row : row + 1], guidance=GUIDED)
@@ -166,6 +171,6 @@ def test_wrong_trees_are_one_line(build, make_condition):
         other.extend_tree(some(3, 1), torch.tensor([[-1]] * 3))
     fresh = model.start(condition)
     fresh.extend_tree(some(3, 3), torch.tensor([[-1, -1, 0]] * 3))
-    for path in ([[0, 3], [], []], [[2, 0], [], []]):
+    for path in ([0, 3], [2, 0], [-1, 1], [1, 1]):
         with pytest.raises(ValueError, match="of row 0 must ascend within 0 .. 2"):
-            fresh.keep_path(path)
+            fresh.keep_path(padded(path, [], []))
