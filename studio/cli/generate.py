@@ -1,4 +1,4 @@
-"""`studio generate`: pictures or speech from words, with their request inside."""
+"""`studio generate`: pictures, speech or clips from words, with their request inside."""
 
 import dataclasses
 import hashlib
@@ -24,7 +24,9 @@ def generate(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help=".png, .webp, .jpg; .wav, .flac, .ogg; -0, -1, ... with --count."
+            "--output",
+            "-o",
+            help=".png, .webp, .jpg; .wav, .flac, .ogg; .mp4, .webm, .gif; -0, -1, ... with --count.",
         ),
     ] = None,
     source: Annotated[
@@ -49,7 +51,10 @@ def generate(
         list[str] | None,
         typer.Option("--option", help="An option of the strategy.", metavar="KEY=VALUE"),
     ] = None,
-    image: Annotated[Path | None, typer.Option(help="A picture to vary.")] = None,
+    frames: Annotated[int | None, whole_option("Frames of a clip.")] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="A picture to vary, or the first frame of a clip.")
+    ] = None,
     strength: Annotated[float | None, number_option("Share of IMAGE's tokens made anew.")] = None,
     class_label: Annotated[int | None, whole_option("For models of classes.", "--class")] = None,
     voice: Annotated[str | None, typer.Option(help="Who speaks, of models of speech.")] = None,
@@ -59,7 +64,7 @@ def generate(
     batch: Annotated[int, whole_option("How many at a time.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
-    """Make pictures or speech. The same seed gives the same bytes, alone or among others."""
+    """Make pictures, speech or clips. The same seed gives the same bytes, alone or among others."""
     from studio.cli import opening
     from studio.cli.media_output import default_path, medium_of_folder
     from studio.hub import find_folder
@@ -79,6 +84,7 @@ def generate(
         "decoding": decoding,
         "decoding_options": parse_options(options) if options else None,
         "strength": strength,
+        "num_frames": frames,
         "class_label": class_label,
         "voice": voice,
         "speed": speed,

@@ -52,10 +52,12 @@ class Medium:
         """Writes one entry of `made` with its request, whole or not at all.
 
         Args:
-            output: the pipeline's, which knows the sampling rate.
+            output: the pipeline's, which knows the rate of samples or frames.
         """
         if self.name == "audio":
             _find(self.writer)(path, made, output.sampling_rate, request)
+        elif self.name == "video":
+            _find(self.writer)(path, made, fps=output.fps, request=request)
         else:
             _find(self.writer)(path, made, request)
 
@@ -87,7 +89,19 @@ AUDIO = Medium(
     "studio.media.audio:read_request",
     "speech",
 )
-MEDIA = (IMAGE, AUDIO)
+VIDEO = Medium(
+    "video",
+    "clip",
+    ".mp4",
+    (".mp4", ".webm", ".gif", ".mov", ".mkv", ".avi", ".m4v"),
+    ("TextToVideoPipeline",),
+    "frames",
+    "studio.media.video_writer",
+    "studio.media.video_writer:write_frames",
+    "studio.media.video:read_request",
+    "emoji-motion",
+)
+MEDIA = (IMAGE, AUDIO, VIDEO)
 
 
 def medium_of_folder(folder: Path) -> Medium:

@@ -1,4 +1,4 @@
-"""`studio reconstruct`: a picture or a sound through tokens and back."""
+"""`studio reconstruct`: a picture, a sound or a clip through tokens and back."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,39 +10,49 @@ from studio.cli.values import in_options, whole_option
 
 def reconstruct(
     file: Annotated[
-        Path, typer.Argument(help="A picture, of which the middle square is taken, or a sound.")
+        Path,
+        typer.Argument(help="A picture, of which the middle square is taken, a sound or a clip."),
     ],
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="A bundled name, a folder or a Hub id.")
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="FILE-reconstructed.png (.wav) when absent."),
+        typer.Option("--output", "-o", help="FILE-reconstructed.png (.wav, .mp4) when absent."),
     ] = None,
     tokens: Annotated[
         int | None, whole_option("Decode only so many leading tokens (1D models).")
+    ] = None,
+    layers: Annotated[
+        int | None, whole_option("Decode only so many layers, coarse first (clips).")
     ] = None,
     original: Annotated[
         bool, typer.Option("--original", help="Put what the tokenizer saw on the left.")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
-    """Encode a picture or a sound to tokens, decode it, and say what that cost and kept."""
+    """Encode a picture, a sound or a clip to tokens, decode it, and say what that cost and kept."""
     from studio.cli import opening
     from studio.cli.generate import picture_hash
-    from studio.cli.media_output import AUDIO, medium_of_file
+    from studio.cli.media_output import AUDIO, IMAGE, VIDEO, medium_of_file
     from studio.cli.reconstruct_sound import reconstruct_sound
+    from studio.cli.reconstruct_video import reconstruct_video
     from studio.hub import DEFAULT_MODEL, find_folder, identity
     from studio.media.files import check_writable
     from studio.media.image import check_suffix, open_picture, write_image
     from studio.pipelines.request import Request
 
     opening.check_device(device)
-    if medium_of_file(file) is AUDIO:
-        if tokens is not None or original:
-            name = "--original" if original else "--tokens"
-            raise ValueError(f"{name} is for pictures, and {str(file)!r} is a sound")
+    medium = medium_of_file(file)
+    if medium is not IMAGE and (tokens is not None or original):
+        name = "--original" if original else "--tokens"
+        raise ValueError(f"{name} is for pictures, and {str(file)!r} is a {medium.noun}")
+    if medium is not VIDEO and layers is not None:
+        raise ValueError(f"--layers is for clips, and {str(file)!r} is a {medium.noun}")
+    if medium is AUDIO:
         return reconstruct_sound(file, model, output, device)
+    if medium is VIDEO:
+        return reconstruct_video(file, model, output, layers, device)
     output = output or Path(f"{file.stem}-reconstructed.png")
     check_suffix(output)
     picture = open_picture(file)

@@ -47,6 +47,8 @@ LAYERS = (
     {"name": "detail", "stride": (8, 1, 1), "levels": (8, 8, 8, 8)},
 )
 
+PORTION = 1 << 19  # pixels that go through an image trunk at a time: 128 frames of 64 x 64
+
 
 class CodeLayer(nn.Module):
     """One layer of codes: blocks of features to a few numbers, to levels, and back; all linear.
@@ -264,7 +266,9 @@ class HiTVideoTokenizer(VideoTokenizer):
             scale = float(self.config.trunk_scale)
             frames = F.interpolate(frames, scale_factor=scale, mode="bilinear")
         with torch.no_grad():
-            latents = self.trunk_network.latents(frames).movedim(1, -1)  # (B*T, h, w, C)
+            # a few at a time: large frames take much memory
+            parts = [self.trunk_network.latents(part) for part in frames.split(_portion(frames))]
+            latents = torch.cat(parts).movedim(1, -1)  # (B*T, h, w, C)
             bounded = self.trunk_network.quantize.bound(latents) / (
                 self.trunk_network.quantize._levels // 2
             )
@@ -283,9 +287,9 @@ class HiTVideoTokenizer(VideoTokenizer):
         if isinstance(self.trunk_network, CausalTrunk):
             video = self.trunk_network.pixels(features, carry)
         else:
-            frames = self.trunk_network.pixels(
-                features.transpose(1, 2).flatten(0, 1)
-            )  # (B*T, 3, H', W')
+            cells = features.transpose(1, 2).flatten(0, 1)  # (B*T, C, h, w)
+            parts = cells.split(_portion(cells, self.trunk_network.reduction))
+            frames = torch.cat([self.trunk_network.pixels(part) for part in parts])
             if self.config.trunk_scale > 1:
                 frames = F.avg_pool2d(frames, self.config.trunk_scale)
             video = frames.unflatten(0, (len(features), -1)).transpose(1, 2)  # (B, 3, T, H, W)
@@ -406,6 +410,11 @@ class HiTVideoTokenizer(VideoTokenizer):
         later = Carry()
         finished = self._finish(estimates[kept - 1], kept, later)
         return self.pixels(finished, later, num_layers=kept), encoded
+
+
+def _portion(frames: torch.Tensor, scale: int = 1) -> int:
+    """How many frames (B, C, H, W), `scale` times larger in pixels, a trunk sees at a time."""
+    return max(1, PORTION // (frames.shape[-2] * frames.shape[-1] * scale**2))
 
 
 def _image_trunk(config: dict[str, Any]) -> Any:
