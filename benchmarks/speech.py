@@ -25,7 +25,7 @@ SHOWN = 4
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("-m", "--model", default="speech")
     parser.add_argument("--recogniser", default="runs/speech-recogniser/final")
     parser.add_argument("--count", type=int, default=50)
