@@ -33,6 +33,7 @@ def main(names: list[str]) -> None:
             captions=parts.get("captions"),
             generators=generators,
             drafter=parts.get("drafter"),
+            neighbours=parts.get("neighbours", 0),
         )
         sizes = {p: p.stat().st_size / MIB for p in out.rglob("*") if p.is_file()}
         total, largest = sum(sizes.values()), max(sizes.values())

@@ -80,6 +80,7 @@ class StudioPipeline(DiffusionPipeline):
     _callback_tensor_inputs = ["tokens", "known"]
     _interrupt = False
     cache: CacheOption = "static"
+    folder: Path | None = None  # that it was loaded from
 
     def register_parts(self, **parts) -> None:
         """Takes the parts over; optional ones may be None.
@@ -240,6 +241,7 @@ class StudioPipeline(DiffusionPipeline):
             given=parts,
         )
         pipe = cls(**loaded)
+        pipe.folder = folder
         if not os.path.isdir(name) or name in hub.bundled_names():
             pipe.register_to_config(_name_or_path=name)  # never a path of this machine
         return pipe
@@ -263,11 +265,15 @@ class StudioPipeline(DiffusionPipeline):
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
             super().save_pretrained(temporary, **options)
+            self._save_more(Path(temporary))
             files = sorted(path for path in Path(temporary).rglob("*") if path.is_file())
             for path in sorted(files, key=lambda path: path.name == hub.INDEX):
                 place = target / path.relative_to(temporary)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 shutil.move(path, place)
+
+    def _save_more(self, folder: Path) -> None:
+        """Writes what belongs to a model beside its parts; nothing here."""
 
     @staticmethod
     def _check_saveable(name: str, part: Any) -> None:

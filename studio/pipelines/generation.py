@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from studio.decoding.autoregressive import Autoregressive
 from studio.decoding.base import DecodingStrategy
 from studio.decoding.loop import Speculation
 from studio.decoding.modes import find_mode
-from studio.decoding.neighbours import Neighbours
+from studio.decoding.neighbours import NEIGHBOURS, Neighbours
 from studio.decoding.speculative import Speculative
 from studio.generators.base import Generator
 from studio.hub import KINDS
@@ -202,20 +203,39 @@ class GenerationPipeline(StudioPipeline):
         if not isinstance(strategy, Speculative) or not strategy.neighbours_wanted:
             return strategy
         wanted = strategy.neighbours_wanted
-        held = self.__dict__.get("_neighbours")
-        if held is None or held.nearest.shape[1] < min(wanted, len(held.codebook) - 1):
-            vectors = codebook(self.tokenizer)
-            if vectors is None and strategy.config.acceptance == "grouped":
-                return strategy  # groups by probability alone
-            if vectors is None:
-                raise ValueError(
-                    f"decoding: {type(self.tokenizer).__name__} has no codebook whose neighbours "
-                    "could stand for each other"
-                )
-            held = self.__dict__["_neighbours"] = Neighbours.build(vectors, wanted)
+        if codebook(self.tokenizer) is None and strategy.config.acceptance == "grouped":
+            return strategy  # groups by probability alone
         strategy = strategy.with_options()
-        strategy.neighbours = held
+        strategy.neighbours = self.find_neighbours(wanted)
         return strategy
+
+    def find_neighbours(self, count: int) -> Neighbours:
+        """The table of at least `count` neighbours of every code: the one that came with the model,
+        or one that is built now; `save_pretrained` writes it.
+
+        Raises:
+            ValueError: the tokenizer has no codebook.
+        """
+        vectors = codebook(self.tokenizer)
+        if vectors is None:
+            raise ValueError(
+                f"decoding: {type(self.tokenizer).__name__} has no codebook whose neighbours "
+                "could stand for each other"
+            )
+        held, saved = self.__dict__.get("_neighbours"), Path(self.folder or "", "tokenizer")
+        if held is None and self.folder is not None and (saved / NEIGHBOURS).is_file():
+            held = Neighbours.load(saved)
+            if not torch.equal(held.codebook, vectors.cpu().to(held.codebook.dtype)):
+                held = None  # another tokenizer was put in its place
+        if held is None or held.nearest.shape[1] < min(count, len(held.codebook) - 1):
+            held = Neighbours.build(vectors, count)
+        self.__dict__["_neighbours"] = held
+        return held
+
+    def _save_more(self, folder):
+        held = self.__dict__.get("_neighbours")
+        if held is not None:
+            held.save(folder / "tokenizer")
 
     def _with_image(self, job: Job, image, mask_image, strength) -> Job:
         """The job of an inpainting (`mask_image`) or a variation (`strength`) of a picture."""

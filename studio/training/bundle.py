@@ -30,6 +30,7 @@ def bundle(
     captions: str | Path | None = None,
     generators: list[tuple[str | Path, dict[str, Any]]],
     drafter: str | Path | None = None,
+    neighbours: int = 0,
 ) -> Path:
     """Writes a pipeline folder in half precision, whole or not at all.
 
@@ -40,6 +41,7 @@ def bundle(
             speech.
         generators: of a trained generator, and its decoding's options; the default first.
         drafter: folder of a drafter head that was trained for the first generator; None for none.
+        neighbours: of every code, in the table for relaxed decoding; 0 for no table.
 
     Returns:
         `out`.
@@ -65,6 +67,8 @@ def bundle(
         )
         if pipe.drafter is not None:
             pipe.drafter.check_target(default)
+    if neighbours:
+        pipe.find_neighbours(neighbours)
     with atomic_folder(out) as temporary:
         pipe.save_pretrained(temporary)
         for folder, other_options in others:

@@ -8,6 +8,12 @@ from studio.decoding.modes import MODES
 from studio.decoding.speculative import Speculative
 from studio.pipelines.request import Request
 
+# What the toys have not.
+LACKING = {
+    "prior": "needs a generator with a prior",
+    "head": "needs a model folder with a trained drafter head",
+}
+
 
 @pytest.fixture(params=["grid", "prefix"])
 def pipe(request, pipes):
@@ -44,8 +50,9 @@ def test_every_mode_by_name(pipes, seeded):
     pipe = pipes["grid", "autoregressive"]
     plain = pipe("rocket", generator=seeded(5), decoding="plain", output_type="tokens")
     for name, options in MODES.items():
-        if "prior" in name:  # the toys have none
-            with pytest.raises(ValueError, match="needs a generator with a prior"):
+        lacking = LACKING.get(options.get("drafter"))
+        if lacking:
+            with pytest.raises(ValueError, match=lacking):
                 pipe("rocket", decoding=name, output_type="tokens")
             continue
         out = pipe("rocket", generator=seeded(5), decoding=name, output_type="tokens")
@@ -63,6 +70,19 @@ def test_relaxed_finds_the_neighbours_of_the_codebook(pipes):
     assert strategy.neighbours.nearest.shape == (size, min(1000, size - 1))
     assert pipe.make_strategy("grouped").neighbours is strategy.neighbours
     assert pipe.make_strategy("grouped-paper").neighbours is None
+
+
+def test_a_table_of_neighbours_is_saved_with_the_model(pipes, tmp_path):
+    pipe = pipes["grid", "autoregressive"]
+    table = pipe.find_neighbours(3)
+    pipe.save_pretrained(tmp_path / "model")
+    assert (tmp_path / "model" / "tokenizer" / "neighbours.safetensors").is_file()
+    again = type(pipe).from_pretrained(tmp_path / "model")
+    assert torch.equal(again.find_neighbours(table.nearest.shape[1]).nearest, table.nearest)
+    again.__dict__["_neighbours"] = None
+    wrong = type(table)(table.codebook + 1, table.nearest.flip(0))  # of another codebook
+    wrong.save(tmp_path / "model" / "tokenizer")
+    assert torch.equal(again.find_neighbours(2).nearest, table.nearest[:, :2].contiguous())
 
 
 def test_requests_name_modes(pipe):
