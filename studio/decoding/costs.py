@@ -130,31 +130,37 @@ def model_costs(
     return held[key]
 
 
-def head_cost(head, model, batch_size: int, guidance: Guidance | None) -> float:
-    """Seconds of one draft of a drafter head, the least of some; kept in memory.
+def head_costs(
+    head, model, batch_size: int, guidance: Guidance | None, sizes: tuple[int, ...]
+) -> dict[int, float]:
+    """Seconds of a drafter head's pass over n tokens with their scores, the least of some; kept in
+    memory.
 
     Args:
         head: a `DrafterHead`.
         model: the ordered `Generator` that it drafts for.
         batch_size, guidance: as in `model_costs`.
+        sizes: the n.
     """
-    key = curve_key(model, batch_size, guidance is not None and guidance.active)
+    guided = guidance is not None and guidance.active
+    key = f"{curve_key(model, batch_size, guided)} {sizes}"
     held = _memory.setdefault(head, {})
-    if key not in held:
-        condition = blank_condition(model.config, batch_size, model.device)
-        run = model.start(condition, guidance=guidance)
-        half = run.num_tokens // 2
-        run.extend(torch.zeros(batch_size, half, dtype=torch.int64, device=run.device))
-        drafts, clock = head.start(run), clock_of(run.device)
-        features, least = run.features, math.inf
-        drafts.extend(features, torch.zeros_like(features[:batch_size, :, 0], dtype=torch.int64))
-        token, last = torch.zeros(batch_size, 1, dtype=torch.int64, device=run.device), [half]
-        for _ in range(9):
-            started = clock()
-            features = drafts.extend(features[:, -1:], token)
-            drafts.score(features, last * batch_size)
-            least = min(least, clock() - started)
-        held[key] = least
+    if key in held:
+        return held[key]
+    condition = blank_condition(model.config, batch_size, model.device)
+    run = model.start(condition, guidance=guidance)
+    run.extend(torch.zeros(batch_size, 0, dtype=torch.int64, device=run.device))
+    drafts, clock = head.start(run), clock_of(run.device)
+    held[key] = dict.fromkeys(sizes, math.inf)
+    half = [run.num_tokens // 2] * batch_size
+    for n in (half[0], *sizes * 5):
+        tokens = torch.zeros(batch_size, n, dtype=torch.int64, device=run.device)
+        features = run.features.expand(-1, n, -1)
+        started = clock()
+        drafts.score(drafts.extend(features, tokens), half)
+        if drafts.lengths != half:
+            held[key][n] = min(held[key][n], clock() - started)
+        drafts.rewind(half)
     return held[key]
 
 

@@ -18,8 +18,9 @@ import numpy as np
 import torch
 
 # Purposes: which token, how sure, which given tokens are kept; and of speculation: whether a draft
-# is accepted, what replaces one that is not, which token is drafted, what fills a new place.
-TOKEN, CONFIDENCE, KEEP, ACCEPT, REPLACE, DRAFT, FILL = range(7)
+# is accepted, what replaces one that is not, which token is drafted, what fills a new place,
+# whether a drafter head keeps a draft, and what replaces that.
+TOKEN, CONFIDENCE, KEEP, ACCEPT, REPLACE, DRAFT, FILL, HEAD_KEEP, HEAD_REPLACE = range(9)
 
 _MASK = (1 << 64) - 1
 _CHUNK = 1 << 15  # values at a time, so that they stay in the processor's cache

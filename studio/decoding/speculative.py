@@ -32,10 +32,10 @@ from studio.decoding.base import (
     check_number,
     check_sampling,
 )
-from studio.decoding.costs import head_cost, model_costs
+from studio.decoding.costs import head_costs, model_costs
 from studio.decoding.drafting import COUPLINGS
 from studio.decoding.filling import INITIALISERS
-from studio.decoding.head_drafter import DRAFTERS  # all of `drafting.py`, and "head"
+from studio.decoding.head_drafter import DRAFTERS, HEAD_USES  # all of `drafting.py`, and "head"
 from studio.decoding.loop import Speculation, SpeculativeLoop
 from studio.decoding.neighbours import NEIGHBOURS, Neighbours
 from studio.decoding.sampling import Sampling
@@ -69,7 +69,10 @@ class Speculative(DecodingStrategy):
             likeliest to stand; "kseq", `branches` independent chains. Scores `window` nodes a pass
             with the last emitted token; takes the drafters "prior", "jacobi" and "model".
         branches: see `tree`.
-        head_depth: drafts that "head" makes in a row; those after them are coupled ones.
+        head_use: what "head" does: "changes", it corrects coupled drafts by what the tokens that
+            changed change; "chain", it makes `head_depth` drafts in a row, those after them are
+            coupled ones.
+        head_depth: see `head_use`.
         group_size, group_delta, group_distance: G (None for the released code's 7 below and 6
             above), the most difference of probability and of squared distance in the codebook of
             "grouped"; without a table of neighbours, or with None, distances do not matter.
@@ -107,6 +110,7 @@ class Speculative(DecodingStrategy):
         coupling: str = "maximal",
         tree: str | None = None,
         branches: int | list[int] = 2,
+        head_use: str = "changes",
         head_depth: int = 4,
         temperature: float = 1.0,
         top_k: int = 0,
@@ -131,6 +135,7 @@ class Speculative(DecodingStrategy):
         check_name("drafter", drafter, tuple(DRAFTERS))
         check_name("initialiser", initialiser, tuple(INITIALISERS))
         check_name("coupling", coupling, COUPLINGS)
+        check_name("head_use", head_use, HEAD_USES)
         check_number("head_depth", head_depth, 1, MAX_WINDOW, whole=True)
         if window != "auto":
             check_number("window", window, 1, MAX_WINDOW, whole=True)
@@ -261,13 +266,13 @@ class Speculative(DecodingStrategy):
         """Costs with what a draft network adds to a pass."""
         if draft_run is None:
             return costs
-        most = MAX_WINDOW
         if self.config.drafter == "head":
-            most = self.config.head_depth
-            each = head_cost(draft_run.model, run.model, batch, self.guidance)
-        else:
-            each = self._measured(draft_run, batch)[1]
-        return {n: seconds + min(n - 1, most) * each for n, seconds in costs.items()}
+            each = head_costs(draft_run.model, run.model, batch, self.guidance, tuple(costs))
+            if self.config.head_use == "changes":
+                return {n: s + 2 * each[n] if n > 1 else s for n, s in costs.items()}
+            return {n: s + min(n - 1, self.config.head_depth) * each[1] for n, s in costs.items()}
+        each = self._measured(draft_run, batch)[1]
+        return {n: seconds + (n - 1) * each for n, seconds in costs.items()}
 
     def _measured(self, run, batch: int) -> dict[int, float]:
         model = getattr(run, "model", None)

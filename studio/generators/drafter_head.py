@@ -116,13 +116,13 @@ class HeadRun:
         self.batch_size, self.num_tokens = target.batch_size, target.num_tokens
         self.device = target.device
         self.passes = 0
-        self._copies = 2 if target.guidance else 1
+        self.copies = 2 if target.guidance else 1
         self._rope = head.rotary(head.device)
         block = head.block.attention
         # Rows are fed as many tokens as the one that has most, also past their end.
         self._cache = StaticCache(
             num_layers=1,
-            batch_size=self._copies * self.batch_size,
+            batch_size=self.copies * self.batch_size,
             num_heads=block.heads[1],
             max_length=2 * self.num_tokens,
             head_dim=block.head_dim,
@@ -137,7 +137,7 @@ class HeadRun:
 
     def rewind(self, lengths: list[int]) -> None:
         """Keeps the first `lengths[b]` tokens of row b."""
-        self._cache.rewind(list(lengths) * self._copies)
+        self._cache.rewind(list(lengths) * self.copies)
 
     @torch.no_grad()  # writes into the cache
     def extend(self, features: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
@@ -159,7 +159,7 @@ class HeadRun:
         if ragged:
             mask = causal_mask(count, self._cache.total, starts=starts)
         embed, half = self.target.model.embeddings, places[: self.batch_size] if ragged else places
-        embedded = embed(tokens, half).repeat(self._copies, 1, 1)  # (2B, n, D)
+        embedded = embed(tokens, half).repeat(self.copies, 1, 1)  # (2B, n, D)
         dtype = self.model.dtype
         self.passes += 1
         return self.model(

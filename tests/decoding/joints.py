@@ -94,7 +94,7 @@ class JointHead:
     there are, and which."""
 
     def __init__(self, tables, target):
-        self.tables, self.target, self.passes = tables, target, 0
+        self.tables, self.target, self.passes, self.copies = tables, target, 0, 1
         self.held = torch.zeros(target.batch_size, dtype=torch.int64)
 
     def extend(self, features, tokens):
@@ -107,14 +107,12 @@ class JointHead:
         self.held = torch.tensor(lengths)
 
     def score(self, features, starts):
-        count, prefix = features[:, 0].long().unbind(-1)
-        inside = count < len(self.tables)  # rows that are done say nothing
-        assert (count == torch.tensor(starts))[inside].all()
-        logits = torch.zeros(len(count), V)
+        count, prefix = features.long().unbind(-1)  # (B, n)
+        logits = torch.zeros(*count.shape, V)
         for t, table in enumerate(self.tables):
-            rows = (count == t).nonzero()[:, 0]
-            logits[rows] = table[prefix[rows]]
-        return logits.unsqueeze(1)  # (B, 1, V)
+            row, column = (count == t).nonzero(as_tuple=True)
+            logits[row, column] = table[prefix[row, column] % len(table)]
+        return logits  # (B, n, V)
 
 
 def outcomes(tokens):

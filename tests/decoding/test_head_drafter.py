@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from studio.decoding.autoregressive import Autoregressive
-from studio.decoding.costs import head_cost
-from studio.decoding.head_drafter import _columns
+from studio.decoding.costs import head_costs
+from studio.decoding.head_drafter import HEAD_USES, _columns
 from studio.decoding.speculative import Speculative
 from tests.decoding.joints import JointHead, JointRun, T, conditionals
 from tests.decoding.tiny_models import GRID, captions, tiny, tiny_head
@@ -17,10 +17,10 @@ LAYOUT = GRID.single((T,), 4)
 
 
 @pytest.mark.parametrize("rule", ["seed", "exact"])
-def test_a_head_that_is_right_is_always_accepted(rule):
+def test_a_chain_of_a_head_that_is_right_is_always_accepted(rule):
     tables = conditionals(3)
     run = JointRun(tables, 50)
-    strategy = Speculative(acceptance=rule, drafter="head", window=T)
+    strategy = Speculative(acceptance=rule, drafter="head", head_use="chain", window=T)
     draft = JointHead(tables, run)
     states = strategy.states(
         run,
@@ -42,10 +42,11 @@ def heads_beside(strategy, condition):
     return run, tiny_head(MODEL).start(run)
 
 
+@pytest.mark.parametrize("use", HEAD_USES)
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
-def test_features_of_all_that_stands_are_read_once(guidance, monkeypatch):
+def test_features_of_all_that_stands_are_read_once(guidance, use, monkeypatch):
     """Each token once with the target's feature, whatever was predicted in between."""
-    strategy = Speculative(drafter="head", window=5, guidance_scale=guidance)
+    strategy = Speculative(drafter="head", head_use=use, window=5, guidance_scale=guidance)
     condition = captions()
     run, draft = heads_beside(strategy, condition)
     extend, rewind, fed, kept = draft.extend, draft.rewind, [], []
@@ -69,8 +70,9 @@ def test_features_of_all_that_stands_are_read_once(guidance, monkeypatch):
         assert set(range(kept[-1][row % 3])) <= truly and kept[-1][row % 3] > 4
 
 
-def test_given_tokens_in_front_are_read_as_well():
-    strategy = Speculative(drafter="head", window=4)
+@pytest.mark.parametrize("use", HEAD_USES)
+def test_given_tokens_in_front_are_read_as_well(use):
+    strategy = Speculative(drafter="head", head_use=use, window=4)
     condition = captions()
     run, draft = heads_beside(strategy, condition)
     given = torch.randint(24, (3, 12), generator=torch.Generator().manual_seed(0))
@@ -82,9 +84,10 @@ def test_given_tokens_in_front_are_read_as_well():
     assert draft.lengths[1] > 5
 
 
-def test_a_pass_of_one_token_keeps_features_for_later():
+@pytest.mark.parametrize("use", HEAD_USES)
+def test_a_pass_of_one_token_keeps_features_for_later(use):
     """The window closes and opens again: what was not read meanwhile is read then."""
-    strategy = Speculative(drafter="head", window=4)
+    strategy = Speculative(drafter="head", head_use=use, window=4)
     run, draft = heads_beside(strategy, captions())
     window = strategy._make_window(run, draft, 3)
     sizes, calls = window.sizes, []
@@ -107,10 +110,12 @@ def test_columns_of_guided_copies_are_alike():
 
 
 def test_what_drafts_cost_is_part_of_the_window():
-    strategy = Speculative(drafter="head", window="auto", head_depth=2)
-    strategy.head = tiny_head(MODEL)
-    each = head_cost(strategy.head, MODEL, 4, strategy.guidance)
-    assert 0 < each == head_cost(strategy.head, MODEL, 4, strategy.guidance)
-    run = MODEL.start(captions())
-    costs = strategy._with_drafting({1: 1.0, 4: 1.0}, run, strategy.head.start(run), 4)
-    assert costs[1] == 1.0 and costs[4] == pytest.approx(1.0 + 2 * each)
+    head, run = tiny_head(MODEL), MODEL.start(captions())
+    each = head_costs(head, MODEL, 4, Autoregressive().guidance, (1, 4))
+    assert each == head_costs(head, MODEL, 4, Autoregressive().guidance, (1, 4))
+    assert all(0 < seconds < 1 for seconds in each.values())
+    for use, wanted in (("chain", 2 * each[1]), ("changes", 2 * each[4])):
+        strategy = Speculative(drafter="head", window="auto", head_use=use, head_depth=2)
+        costs = strategy._with_drafting({1: 1.0, 4: 1.0}, run, head.start(run), 4)
+        assert costs[4] == pytest.approx(1.0 + wanted)
+    assert costs[1] == 1.0

@@ -91,12 +91,14 @@ def test_drafters_know_the_vocabulary_of_a_segment(drafter):
     assert (state.tokens < torch.tensor(sizes)).all() and state.known.all()
 
 
-@pytest.mark.parametrize("drafter", DRAFTERS)
+@pytest.mark.parametrize("drafter", [*DRAFTERS, "head-chain"])
 @pytest.mark.parametrize("rule", ["seed", *RULES])
 def test_a_row_alone_is_the_row_in_a_batch(rule, drafter):
     """Token by token, though rows accept differently many in the same pass."""
-    window = "auto" if drafter == "coupled" else 6
+    window = "auto" if drafter in ("coupled", "head") else 6
+    drafter, _, use = drafter.partition("-")
     options = dict(acceptance=rule, drafter=drafter, window=window, guidance_scale=2.0)
+    options |= {"head_use": use or "changes"}
     strategy = make(**options, **RULES.get(rule, {}))
     condition, counts = captions(), []
     together = decode(strategy, condition=condition, seen=counts)
@@ -228,6 +230,7 @@ def test_made_of_a_plain_strategy():
         (dict(drafter="x"), "drafter 'x' must be one of jacobi, coupled"),
         (dict(window=0), "window 0 must be a whole number"),
         (dict(window="x"), "window 'x'"),
+        (dict(head_use="x"), "head_use 'x' must be one of changes, chain"),
         (dict(head_depth=0), "head_depth 0 must be a whole number"),
         (dict(initialiser="x"), "initialiser 'x' must be one of random, left"),
         (dict(coupling="x"), "coupling 'x'"),

@@ -41,7 +41,8 @@ EXACT = {
     "model": dict(drafter="model", window=3),
     "recycling": dict(drafter="recycling", window=3),
     "head": dict(drafter="head", window=4),
-    "head-coupled": dict(drafter="head", head_depth=1, window=4),
+    "head-gumbel": dict(drafter="head", coupling="gumbel", window=4),
+    "head-chain": dict(drafter="head", head_use="chain", head_depth=2, window=5),
     "filtered": dict(drafter="coupled", temperature=0.7, top_k=3, window=4),
 }
 
