@@ -34,6 +34,7 @@ OPTIONAL: dict[str, tuple[str, str]] = {
     "scipy": ("eval", "metrics"),
     "skimage": ("eval", "metrics"),
     "matplotlib": ("eval", "plots of curves"),
+    "plotly": ("eval", "curves in reports"),
     "soundfile": ("audio", "reading sound, and writing anything but WAV"),
     "torchaudio": ("audio", "resampling"),
     "av": ("video", "reading and writing video"),

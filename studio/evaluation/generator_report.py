@@ -43,8 +43,8 @@ SET_COLUMNS = [
         f"share of real pictures among those made; both by the distance to the {NEIGHBOUR}rd "
         "neighbour, on studio's own features",
     ),
-    Column("top1", "caption found", "first", "higher", "the own caption is the nearest of all"),
-    Column("top5", "caption found", "in 5", "higher", "the own caption is among the 5 nearest"),
+    Column("top1", "caption nearest", "", "higher", "the own caption is the nearest of all"),
+    Column("top5", "caption in 5", "", "higher", "the own caption is among the 5 nearest"),
     Column(
         "diversity",
         "diversity",

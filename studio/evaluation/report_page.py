@@ -138,7 +138,7 @@ def shown(value: Any, column: Column) -> str:
     if value is None or (isinstance(value, float) and value != value):
         return "–"
     if isinstance(value, float):
-        return f"{value:,.0f}" if value.is_integer() else f"{value:,.{column.digits}f}"
+        return f"{value:,.{column.digits}f}"
     return str(value)
 
 

@@ -6,7 +6,10 @@ import os
 import shutil
 import socket
 import time
+from importlib.util import find_spec
+from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -95,6 +98,34 @@ def test_two_processes_make_the_report_of_one(forks, tiny_model, data, tmp_path,
         monkeypatch.delenv(name)
     assert forks.run(*made, "--out", tmp_path / "one").returncode == 0
     assert rows_of(tmp_path / "two") == rows_of(tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_bundled_tokenizers_on_photographs(call, bundled, tmp_path):
+    """The command of the README on the photographs that scikit-image and scikit-learn bring."""
+    skimage = pytest.importorskip("skimage", reason="scikit-image is not installed (extra eval)")
+    metrics = pytest.importorskip("skimage.metrics")
+    folders = [Path(skimage.__file__).parent / "data"]
+    if find_spec("sklearn"):
+        folders.append(Path(find_spec("sklearn").origin).parent / "datasets" / "images")
+    (tmp_path / "photos").mkdir()
+    for name in ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "china.jpg"):
+        for folder in folders:
+            if (folder / name).is_file():
+                shutil.copy(folder / name, tmp_path / "photos")
+    models = [name for name in ("emoji-1d", "emoji-grid") if bundled(name)]
+    done = call("evaluate", *models, "--data", tmp_path / "photos", "--out", "r")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "r" / "report.json").read_text())
+    rows = [r for r in report["rows"] if r["group"] == "tokenizers"]
+    assert rows[6]["tokens"] == 64 and rows[7]["subject"] == "emoji-grid"
+    assert rows[0]["psnr"] < rows[6]["psnr"] < rows[7]["psnr"]
+    for exhibit, tokens in zip(report["exhibits"], ("64 tokens", "256 tokens"), strict=True):
+        for row in exhibit["rows"]:
+            made = next(cell for cell in row if cell["label"] == tokens)
+            a, b = (np.asarray(Image.open(tmp_path / "r" / c["file"])) for c in (row[0], made))
+            told = float(made["caption"].split(", ")[1].removesuffix(" dB"))
+            assert metrics.peak_signal_noise_ratio(a, b) == pytest.approx(told, abs=0.1)
 
 
 def test_wrong_calls(fails, tiny_model, data, tmp_path):

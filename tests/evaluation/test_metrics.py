@@ -73,3 +73,10 @@ def test_precision_and_recall():
     assert precision_recall(x + 100, x) == {"precision": 0.0, "recall": 0.0}
     half = precision_recall(x[:10], x)
     assert half["precision"] == 1.0 and half["recall"] < 1.0
+
+
+def test_distance_against_torchmetrics():
+    theirs = pytest.importorskip("torchmetrics.image.fid", reason="torchmetrics is not installed")
+    x, y = draws(90, 7), draws(80, 7, 1) @ draws(7, 7, 2) + 0.3
+    expected = theirs._compute_fid(*moments(x), *moments(y))
+    assert frechet_distance(x, y) == pytest.approx(float(expected), abs=1e-4)

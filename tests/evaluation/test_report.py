@@ -104,5 +104,5 @@ def test_what_is_no_report_is_refused(tmp_path):
 def test_cells_are_short():
     column = Column("x", "x", digits=2)
     assert [shown(v, column) for v in (None, math.nan, 3, 1234.5678, 5.0, "a")] == [
-        *("–", "–", "3", "1,234.57", "5", "a")
+        *("–", "–", "3", "1,234.57", "5.00", "a")
     ]
