@@ -26,7 +26,7 @@ def generate(
         typer.Option(
             "--output",
             "-o",
-            help=".png, .webp, .jpg; .wav, .flac, .ogg; .mp4, .webm, .gif; -0, -1, ... with --count.",
+            help=".png, .webp, .jpg; .wav, .flac, .ogg; .mp4, .gif; -0, -1, ... with --count.",
         ),
     ] = None,
     source: Annotated[
