@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,16 +68,20 @@ def render(
     options = Options(
         folder=str(out.resolve()), plan="", device=device, batch=batch, attempts=attempts
     )
-    store = store_of(plan, options)
+    store = store_of(plan, replace(options, folder=str(out)))
     store.open()
     try:
         store.prepare(retry_failed=retry_failed)
         path = plan.write(out / HIDDEN / "plans")
-        made = _engine(engine, Options(**{**vars(options), "plan": str(path.resolve())}), workers,
-                       address)  # fmt: skip
+        options = replace(options, plan=str(path.resolve()))
+        made = _engine(engine, options, workers, address)
         with _shown(len(plan.jobs)) as show:
             summary = run(plan, store, made, on_progress=show)
         sheet = write_sheet(plan, store, columns=columns)
+    except KeyboardInterrupt:
+        counts = store.counts()
+        typer.echo(f"{counts.done} of {counts.total} done; the same command goes on", err=True)
+        raise
     finally:
         store.close()
     _tell(summary, sheet)

@@ -10,12 +10,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol
 
 from studio.rendering.batching import cores
@@ -101,7 +103,8 @@ class LocalEngine:
         options = replace(self._options, index=index, workers=self._workers)
         answers, here = self._context.Pipe(duplex=False)
         process = self._context.Process(target=_run, args=(options, here), daemon=True)
-        process.start()
+        with _no_main():
+            process.start()
         here.close()
         self._running[index] = _Process(process, answers)
 
@@ -137,6 +140,18 @@ class LocalEngine:
                 one.process.join()
             one.answers.close()
         self._running.clear()
+
+
+@contextmanager
+def _no_main() -> Iterator[None]:
+    """Keeps a new process from importing this one's main module, which it does not need: that is
+    the whole command line, or a script of the user's that would begin anew."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _answer(answers: Connection) -> tuple[str, str] | None:

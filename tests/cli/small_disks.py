@@ -3,12 +3,14 @@
 Run it as `unshare --map-root-user --mount python -m tests.cli.small_disks`: what it mounts is seen
 by this process alone, and gone when it ends. Jobs are JSON: `disk` (a folder), `size` in bytes,
 `arguments` of the command, `there` (names and texts of files that are there before). A job on the
-disk of an earlier one makes that disk larger. Answers with a list: code, error output, files.
+disk of an earlier one makes that disk larger; `keep` (a folder) gets a copy of it. Answers with a
+list: code, error output, files.
 """
 
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -31,6 +33,8 @@ def run_job(job):
     files = {str(p.relative_to(disk)): p for p in sorted(disk.rglob("*")) if p.is_file()}
     texts = {name: path.read_text() for name, path in files.items() if name in job.get("there", {})}
     os.chdir("/")
+    if "keep" in job:
+        shutil.copytree(disk, job["keep"])
     return {"code": code, "stderr": errors.getvalue(), "files": sorted(files), "texts": texts}
 
 

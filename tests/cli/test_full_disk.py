@@ -99,3 +99,27 @@ def test_a_checkpoint_that_does_not_fit(on_small_disks, call, recipe, tmp_path):
     assert not [name for name in full["files"] if ".studio-" in name or "final" in name]
     assert more["code"] == 0 and "step 4/4" in more["stderr"], more
     assert "run/final/config.json" in more["files"]
+
+
+def test_a_batch_that_does_not_fit(on_small_disks, tiny_model, tmp_path):
+    """What was made stays and is whole; when there is room again the rest is made."""
+    from studio.media.image import open_picture
+
+    arguments = ["render", "--grid", "prompt=a,b", "seed=0..9", "-m", str(tiny_model)]
+    arguments += ["--out", "o", "--workers", "2", "--batch", "4"]
+    disk = str(tmp_path / "disk")
+    full, more = on_small_disks(
+        [
+            {"disk": disk, "size": 16 * PAGE, "arguments": arguments},
+            {"disk": disk, "size": 200 * PAGE, "arguments": arguments, "keep": str(tmp_path / "k")},
+        ]
+    )
+    assert full["code"] == 1, full
+    line = full["stderr"].splitlines()[-1]
+    assert line.startswith("error: cannot write ") and line.endswith("No space left on device")
+    pictures = [name for name in full["files"] if name.endswith(".png")]
+    assert 0 < len(pictures) < 20 and not [n for n in full["files"] if "/tmp/" in n or "index" in n]
+    assert more["code"] == 0, more
+    kept = sorted((tmp_path / "k" / "o").glob("*.png"))
+    assert len(kept) == 20 and {f"o/{path.name}" for path in kept} >= set(pictures)
+    assert all(open_picture(path).size == (16, 16) for path in kept)
