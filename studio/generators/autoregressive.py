@@ -6,6 +6,8 @@ prefix. Beyond it: 1D and 3D layouts, a text encoder trained along, codes read a
 digits. Left out on purpose: drop-path.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
@@ -164,8 +166,10 @@ class AutoregressiveTransformer(Generator):
         self.gradient_checkpointing = False
         init_transformer(self, num_layers)
         self.token_head.zero_correction()
-        if self.prior is not None:
-            self.prior.reset()
+        for part in (self.conditioner, self.prior):
+            reset = getattr(part, "reset", None)
+            if reset is not None:
+                reset()
 
     def forward(
         self,
@@ -241,7 +245,8 @@ class AutoregressiveTransformer(Generator):
 
     def score_prior(self, prefix, columns, told: torch.Tensor | None) -> torch.Tensor:
         """What the prior says of all tokens (of those told about), (B, N, E)."""
-        return self.prior(prefix, columns) if told is None else self.prior(told)
+        prior: Any = self.prior
+        return prior(prefix, columns) if told is None else prior(told)
 
     def rotary(self, num_condition: int, device: torch.device) -> torch.Tensor:
         """The rotary table of a prefix of S = `num_condition` rows and N tokens, (S + N, D / 2)."""

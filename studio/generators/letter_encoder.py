@@ -50,6 +50,16 @@ class LetterEncoder(nn.Module):
         self.frame_norm = nn.LayerNorm(dim)
         self.out = nn.Linear(dim, dim)
 
+    def reset(self) -> None:
+        """First weights: each linear map keeps the size of its input, and letters and voices are
+        as large as what blocks add to them. Far smaller ones, which suit what stands in front of
+        many more blocks, are learned several times slower."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=module.in_features**-0.5)
+        for table in (self.letters, self.voices):
+            nn.init.normal_(table.weight, std=0.5)
+
     def forward(self, condition: SpeechCondition) -> tuple[torch.Tensor, None]:
         """The one row in front of all tokens (B, 1, D): who speaks."""
         return (self.start + self._speaker(condition)).unsqueeze(1), None
