@@ -105,6 +105,7 @@ def speech_pipeline(*, num_tokens=80):
         prior_dim=1,
     )
     with torch.no_grad():
+        generator.conditioner.length.weight.mul_(0.03)
         generator.conditioner.length.bias.fill_(0.84)  # softplus of it is log(1 + 2.3)
     strategy = studio.Autoregressive(temperature=0.9)
     return studio.TextToSpeechPipeline(speech_codec(), generator.eval(), strategy)
