@@ -189,8 +189,8 @@ def _print_race(figures: dict) -> None:
     if plain:
         rival = plain["x_transformers"]
         typer.echo(
-            f"plain decoding of {plain['batch_size']} x {plain['tokens']} tokens: {plain['x_uncached']:.2f} times as fast "
-            f"as without a cache; against transformers: "
+            f"plain decoding of {plain['batch_size']} x {plain['tokens']} tokens: "
+            f"{plain['x_uncached']:.2f} times as fast as without a cache; against transformers: "
             + (rival if isinstance(rival, str) else f"{rival:.2f} times as fast")
         )
 

@@ -65,11 +65,6 @@ def generate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Make pictures, speech or clips. The same seed gives the same bytes, alone or among others."""
-    from studio.cli import opening
-    from studio.cli.media_output import default_path, medium_of_folder
-    from studio.hub import find_folder
-    from studio.media.files import check_writable
-
     given = {
         "prompt": prompt,
         "seed": seed,
@@ -90,22 +85,43 @@ def generate(
         "speed": speed,
         "pitch": pitch,
     }
+    call = {"source": source, "model": model, "output": output, "image": image}
+    with in_options():
+        make_files(given, **call, revision=revision, batch=batch, device=device)
+
+
+def make_files(
+    given: dict[str, Any],
+    *,
+    source: Path | None,
+    model: str | None,
+    output: Path | None,
+    image: Path | None,
+    revision: str | None,
+    batch: int,
+    device: str,
+) -> None:
+    """Does what `generate` was asked: `given` are fields of the request, None where not given."""
+    from studio.cli import opening
+    from studio.cli.media_output import default_path, medium_of_folder
+    from studio.hub import find_folder
+    from studio.media.files import check_writable
+
     opening.check_device(device)
     if not 1 <= batch <= MAX_BATCH:
         raise ValueError(f"--batch {batch} must be a whole number from 1 to {MAX_BATCH}")
-    with in_options():
-        request = build_request(source, given)
-        name = model or request.model
-        folder = find_folder(name, revision=revision or _hub_revision(name, request.revision))
-        medium = medium_of_folder(folder)
-        paths = output_paths(output or default_path(medium), request.count, medium)
-        _check_wanted(request, folder)
-        request = _identified(request, name, folder, revision, recheck=source is not None)
-        request, picture = _with_image(request, image)
-        for path in paths:
-            check_writable(path)
-        pipe = opening.load("Pipeline", folder, device=device, generator=request.generator)
-        _make(pipe, request, paths, medium, picture=picture, batch=batch)
+    request = build_request(source, given)
+    name = model or request.model
+    folder = find_folder(name, revision=revision or _hub_revision(name, request.revision))
+    medium = medium_of_folder(folder)
+    paths = output_paths(output or default_path(medium), request.count, medium)
+    _check_wanted(request, folder)
+    request = _identified(request, name, folder, revision, recheck=source is not None)
+    request, picture = _with_image(request, image)
+    for path in paths:
+        check_writable(path)
+    pipe = opening.load("Pipeline", folder, device=device, generator=request.generator)
+    _make(pipe, request, paths, medium, picture=picture, batch=batch)
 
 
 def build_request(source: Path | None, given: dict[str, Any]):

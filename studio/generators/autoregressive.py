@@ -118,18 +118,10 @@ class AutoregressiveTransformer(Generator):
     ):
         super().__init__()
         tokens = TokenLayout.from_dict(layout)
-        if rope not in ("1d", "2d", "3d"):
-            raise ValueError(f"rope {rope!r} must be 1d, 2d or 3d")
-        if condition_rope not in CONDITION_ROPES:
-            raise ValueError(f"condition_rope {condition_rope!r} must be one of {CONDITION_ROPES}")
-        first, *others = tokens.segments
-        if rope == "2d" and (others or first.codebooks > 1):
-            raise ValueError("rope '2d' needs a layout of one segment with one codebook; take '1d'")
-        if rope == "3d" and any(s.codebooks > 1 or len(s.shape) != 3 for s in tokens.segments):
-            raise ValueError("rope '3d' needs grids of (t, h, w) with one codebook; take '1d'")
+        _check_ropes(rope, condition_rope, tokens)
         self.num_tokens = tokens.num_tokens
         self.window = self.find_window()
-        shapes = {"1d": ((self.num_tokens,),), "2d": (first.shape,)}
+        shapes = {"1d": ((self.num_tokens,),), "2d": (tokens.segments[0].shape,)}
         self._rope_shapes = shapes.get(rope, tuple(s.shape for s in tokens.segments))
         positions = self.num_tokens if position_tables else 0
         self.embeddings = TokenEmbedding(
@@ -167,9 +159,7 @@ class AutoregressiveTransformer(Generator):
         init_transformer(self, num_layers)
         self.token_head.zero_correction()
         for part in (self.conditioner, self.prior):
-            reset = getattr(part, "reset", None)
-            if reset is not None:
-                reset()
+            getattr(part, "reset", lambda: None)()
 
     def forward(
         self,
@@ -279,3 +269,16 @@ class AutoregressiveTransformer(Generator):
         """
         self.check_condition(condition)
         return TreeRun(self, condition, guidance, cache)
+
+
+def _check_ropes(rope: str, condition_rope: str, layout: TokenLayout) -> None:
+    """Raises ValueError for an unknown kind of rotary positions or one that is not for a layout."""
+    if rope not in ("1d", "2d", "3d"):
+        raise ValueError(f"rope {rope!r} must be 1d, 2d or 3d")
+    if condition_rope not in CONDITION_ROPES:
+        raise ValueError(f"condition_rope {condition_rope!r} must be one of {CONDITION_ROPES}")
+    first, *others = layout.segments
+    if rope == "2d" and (others or first.codebooks > 1):
+        raise ValueError("rope '2d' needs a layout of one segment with one codebook; take '1d'")
+    if rope == "3d" and any(s.codebooks > 1 or len(s.shape) != 3 for s in layout.segments):
+        raise ValueError("rope '3d' needs grids of (t, h, w) with one codebook; take '1d'")

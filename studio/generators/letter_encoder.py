@@ -7,10 +7,8 @@ in each voice, and nothing else is needed when something is said. Leaves out on 
 energy of every frame, which the tokens say.
 """
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,15 +16,12 @@ from torch import nn
 
 from studio.layers.vocos import ConvNeXtBlock
 
-if TYPE_CHECKING:
-    from studio.generators.conditioning import SpeechCondition
-
 _WIDEN = 3  # hidden width of the blocks, in widths
 _LONG = 8.0  # tokens that count as 1
 
 
 class LetterEncoder(nn.Module):
-    """Embeds a `SpeechCondition`.
+    """Embeds a `SpeechCondition`, which is `condition` everywhere here.
 
     Args:
         config: of the generator: `dim`, `text_vocab_size` (letters, with the padding), `voices`,
@@ -60,15 +55,15 @@ class LetterEncoder(nn.Module):
         for table in (self.letters, self.voices):
             nn.init.normal_(table.weight, std=0.5)
 
-    def forward(self, condition: SpeechCondition) -> tuple[torch.Tensor, None]:
+    def forward(self, condition: Any) -> tuple[torch.Tensor, None]:
         """The one row in front of all tokens (B, 1, D): who speaks."""
         return (self.start + self._speaker(condition)).unsqueeze(1), None
 
-    def lengths(self, condition: SpeechCondition) -> torch.Tensor:
+    def lengths(self, condition: Any) -> torch.Tensor:
         """Predicted log(1 + tokens) of every letter, float32 (B, S)."""
         return F.softplus(self.length(self._read(condition)).squeeze(-1).float())
 
-    def told(self, condition: SpeechCondition, count: int) -> torch.Tensor:
+    def told(self, condition: Any, count: int) -> torch.Tensor:
         """One vector for each of the first `count` tokens, (B, count, D); zeros past the end."""
         h = self._read(condition)  # (B, S, D)
         ends, mask = condition.ends.float(), condition.mask
@@ -89,12 +84,12 @@ class LetterEncoder(nn.Module):
         x = _run(self.frame_blocks, x, inside)
         return (self.out(self.frame_norm(x)) * inside.unsqueeze(-1))[:, :count]
 
-    def _speaker(self, condition: SpeechCondition) -> torch.Tensor:
+    def _speaker(self, condition: Any) -> torch.Tensor:
         manner = torch.stack([condition.pitches, condition.speeds], -1)  # (B, 2)
         x = self.voices(condition.voices) + self.manner(manner.to(self.manner.weight.dtype))
         return x * ~condition.dropped[:, None]  # (B, D)
 
-    def _read(self, condition: SpeechCondition) -> torch.Tensor:
+    def _read(self, condition: Any) -> torch.Tensor:
         """Letters to (B, S, D), zeros where padded."""
         mask = condition.mask & ~condition.dropped[:, None]
         x = self.letters(condition.ids) + self._speaker(condition).unsqueeze(1)  # (B, S, D)

@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from studio.decoding.noise import KEEP, place_noise, sample_keys
+from studio.generators.captions import CaptionTokenizer
+from studio.generators.conditioning import TextCondition
 from studio.media.image import fit_square, to_pil_list, to_rgb, to_tensor
 from studio.outputs import TokenLayout
 from studio.pipelines.request import check_prompt
@@ -32,6 +35,14 @@ def check_prompts(prompt: str | Sequence[str]) -> list[str]:
     if not isinstance(prompts, list | tuple) or not prompts:
         raise ValueError("prompt must be text or a list of at least one text")
     return [check_prompt(text) for text in prompts]
+
+
+def encode_captions(text_tokenizer: CaptionTokenizer, prompts: list[str]) -> TextCondition:
+    """Prompts as ids (B, S), S always the tokenizer's longest, so that a row never depends on the
+    others."""
+    ids, mask = text_tokenizer.encode(prompts)
+    missing = text_tokenizer.max_length - ids.shape[1]
+    return TextCondition(F.pad(ids, (0, missing)), F.pad(mask, (0, missing)))  # (B, S)
 
 
 def check_output_type(output_type: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
-import torch.nn.functional as F
 
 from studio.decoding.base import DecodingStrategy
 from studio.generators.base import Generator
@@ -154,8 +153,5 @@ class TextToImagePipeline(GenerationPipeline):
         )
 
     def encode_prompt(self, prompts: list[str]) -> TextCondition:
-        """Prompts as ids (B, S), S always the tokenizer's longest, so that a row never depends on
-        the others."""
-        ids, mask = self.text_tokenizer.encode(prompts)
-        missing = self.text_tokenizer.max_length - ids.shape[1]
-        return TextCondition(F.pad(ids, (0, missing)), F.pad(mask, (0, missing)))  # (B, S)
+        """Prompts as ids (B, S), see `steps.encode_captions`."""
+        return steps.encode_captions(self.text_tokenizer, prompts)

@@ -194,9 +194,9 @@ class TextToVideoPipeline(GenerationPipeline):
         job = self.make_job(
             self.encode_prompt(prompts).repeat(num_videos_per_prompt),
             generator=generator,
-            decoding=decoding,
             image=image,
             num_tokens=num_tokens,
+            decoding=decoding,
             output_type=output_type,
             callback_on_step_end=callback_on_step_end,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
@@ -209,11 +209,8 @@ class TextToVideoPipeline(GenerationPipeline):
         return VideoJob(**vars(job), num_frames=num_frames or self.tokenizer.config.num_frames)
 
     def encode_prompt(self, prompts: list[str]) -> TextCondition:
-        """Prompts as ids (B, S), S always the tokenizer's longest, so that a row never depends on
-        the others."""
-        ids, mask = self.text_tokenizer.encode(prompts)
-        missing = self.text_tokenizer.max_length - ids.shape[1]
-        return TextCondition(F.pad(ids, (0, missing)), F.pad(mask, (0, missing)))  # (B, S)
+        """Prompts as ids (B, S), see `steps.encode_captions`."""
+        return steps.encode_captions(self.text_tokenizer, prompts)
 
     # --- long clips ------------------------------------------------------------------------------
 
