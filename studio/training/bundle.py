@@ -17,6 +17,7 @@ from studio.generators.captions import CaptionTokenizer
 from studio.media.files import atomic_folder
 from studio.pipelines.text_to_image import TextToImagePipeline
 from studio.pipelines.text_to_speech import TextToSpeechPipeline
+from studio.pipelines.text_to_video import TextToVideoPipeline
 from studio.registry import find_class
 
 STRATEGIES = {"ordered": "Autoregressive", "unordered": "Masked"}
@@ -57,9 +58,12 @@ def bundle(
         pipe = TextToSpeechPipeline(_load(tokenizer), default, _strategy(default, options))
     elif captions is None:
         raise ValueError(f"captions are missing: generator {str(first)!r} reads captions")
+    elif (coder := _load(tokenizer)).medium == "video":
+        words, decoding = CaptionTokenizer.from_pretrained(captions), _strategy(default, options)
+        pipe = TextToVideoPipeline(coder, default, words, decoding)
     else:
         pipe = TextToImagePipeline(
-            tokenizer=_load(tokenizer),
+            tokenizer=coder,
             generator=default,
             text_tokenizer=CaptionTokenizer.from_pretrained(captions),
             decoding=_strategy(default, options),

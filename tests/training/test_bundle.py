@@ -2,10 +2,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from studio.generators.captions import CaptionTokenizer
 from studio.pipelines.auto import Pipeline
 from studio.training.bundle import bundle
 from studio.training.loop import train
-from tests.toys import speech_pipeline
+from tests.toys import speech_pipeline, video_pipeline
 
 CONFIG = {"dim": 32, "num_layers": 1, "num_heads": 2, "text_layers": 1, "token_levels": [8, 8]}
 CONFIG |= {"head": "digits", "prior_dim": 8}
@@ -116,3 +117,26 @@ def test_captions_are_asked_for(parts, tmp_path):
     tokenizer, _, folders = parts
     with pytest.raises(ValueError, match="captions are missing"):
         bundle(tmp_path, tokenizer=tokenizer, generators=[(folders["autoregressive"], {})])
+
+
+def test_a_bundle_of_clips(tmp_path):
+    torch.manual_seed(0)
+    words = CaptionTokenizer.train(["red apple moving left"] * 9, 300, max_length=12)
+    pipe = video_pipeline(words)
+    pipe.tokenizer.save_pretrained(tmp_path / "tokenizer")
+    pipe.generator.save_pretrained(tmp_path / "generator")
+    words.save_pretrained(tmp_path / "words")
+    out = bundle(
+        tmp_path / "moves",
+        tokenizer=tmp_path / "tokenizer",
+        captions=tmp_path / "words",
+        generators=[(tmp_path / "generator", {"temperature": 0.5})],
+    )
+    loaded = Pipeline.from_pretrained(out)
+    assert loaded.medium == "video" and loaded.decoding.config.temperature == 0.5
+    assert (
+        load_file(out / "tokenizer" / "diffusion_pytorch_model.safetensors")[
+            "final.conv_out.weight"
+        ].dtype
+        == torch.float16
+    )
