@@ -145,6 +145,7 @@ def race(pipe, settings: Settings, *, features: ImageTextFeatures | None = None)
         },
         "hardware": hardware(),
         "device": str(pipe.generator.device),
+        "gpu": "not measured" if pipe.generator.device.type == "cpu" else "measured",
         "clock": clock_name(pipe.generator.device),
         "rows": list(rows.values()),
         "costs": measure_costs(make_run, repeats=20),
