@@ -60,7 +60,7 @@ class Deaths:
     """
 
     def __init__(self, workers: int):
-        self._allowed, self._since, self._settled = 10 * workers + 20, 0, 0
+        self._allowed, self._since, self._settled = 30 * workers + 30, 0, 0
 
     def died(self, settled: int, how: str) -> None:
         """Notes a death. Raises EngineError when there were too many."""

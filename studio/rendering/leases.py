@@ -73,7 +73,10 @@ class Leases:
 
     def now(self) -> float:
         """The time of the file system, which is what leases are stamped with."""
-        self._clock.touch()
+        try:
+            os.utime(self._clock)
+        except FileNotFoundError:
+            self._clock.write_text(json.dumps({"owner": self._owner}))
         return self._clock.stat().st_mtime
 
     def close(self) -> None:
@@ -94,17 +97,21 @@ class Leases:
                     attempts.errors.add(int(number))
                 else:
                     attempts.numbers.append(int(number))
-            elif key.startswith("clock-"):
-                self._remove_old(path, now)
+            elif path != self._clock:
+                self._remove_dead(path, now)
         for key, attempts in found.items():
             if attempts.last not in attempts.errors:
                 attempts.live = self._is_live(self.path(key, attempts.last), now)
         return found
 
-    def _remove_old(self, clock: Path, now: float) -> None:
+    def _remove_dead(self, path: Path, now: float) -> None:
+        """Removes what is no lease and whose process has ended: clocks, errors never renamed."""
         with suppress(OSError):
-            if now - clock.stat().st_mtime > 10 * self.seconds:
-                clock.unlink()
+            if now - path.stat().st_mtime > 10 * self.seconds or is_gone(self._owner_in(path)):
+                path.unlink()
+
+    def _owner_in(self, path: Path) -> Any:
+        return self._says(path).get("owner") or read_json(path).get("owner")
 
     def _is_live(self, path: Path, now: float) -> bool:
         try:

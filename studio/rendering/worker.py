@@ -303,8 +303,10 @@ class Models:
         """Loads the model of a job, in place of another; an error is kept for `make`."""
         if job.model == self.loaded:
             return
-        self._pipe, self._error, self.loaded = None, None, job.model
-        self.empty_cache()
+        if self._pipe is not None:
+            self._pipe = None
+            self.empty_cache()
+        self._error, self.loaded = None, job.model
         try:
             self._pipe = self._load(job, Path(folder))
         except Exception as error:

@@ -45,3 +45,8 @@ def kill(*pids):
 def kill_all(pid):
     """kill -9 of a command with everything that it started."""
     kill(pid, *(child for child, _ in below(pid)))
+
+
+def is_alive(pid):
+    """Whether a process is there and runs."""
+    return (stat := _stat(pid)) is not None and stat[1] not in "ZX"
