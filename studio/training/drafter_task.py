@@ -8,7 +8,6 @@ out on purpose: noise on the features, which the unrolling stands for.
 """
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,9 @@ from studio.generators.drafter_head import DrafterHead
 from studio.generators.guidance import Guidance
 from studio.layers.attention import mask_bias
 from studio.registry import find_class
-from studio.training.generator_task import VALIDATION, GeneratorTask
+from studio.training.generator_task import GeneratorTask
 from studio.training.recipe import Recipe
-from studio.training.tasks import export_model, step_generator
+from studio.training.tasks import export_model, load_part, step_generator
 
 OPTIONS = {
     "unroll": 3,
@@ -136,7 +135,8 @@ class DrafterTask(GeneratorTask):
         """`acceptance_i`: how probable it is that an exact rule takes the i-th draft in a row, at
         temperature 1 and the mean scale of guidance, on pictures that training does not meet."""
         device = next(model.parameters()).device
-        images, captions = self.validation.batch(0, VALIDATION // 4)
+        # A quarter of what generators are scored on, as every token's whole distribution is made.
+        images, captions = self.validation.batch(0, max(1, self.options["validation"] // 4))
         scale = torch.full((8, 1, 1), sum(self.options["guidance"]) / 2)
         sums = torch.zeros(self.options["unroll"])
         for i in range(0, len(images), 8):
@@ -239,11 +239,10 @@ class SeenKeys:
 
 
 def _load_target(folder: str):
-    path = Path(folder) / "config.json"
-    if not path.exists():
-        raise FileNotFoundError(f"requires.generator {folder!r} holds no config.json")
-    cls = find_class(json.loads(path.read_text(encoding="utf-8"))["_class_name"])
-    target = cls.from_pretrained(folder).float().eval().requires_grad_(False)
+    try:
+        target = load_part(folder).requires_grad_(False)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"requires.generator {error}") from error
     if target.kind != "ordered" or target.config.condition != "text":
         raise ValueError(
             f"requires.generator {folder!r} must be an autoregressive generator from captions"
