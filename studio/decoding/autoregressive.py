@@ -126,7 +126,6 @@ class Autoregressive(DecodingStrategy):
             if position + 1 < count:
                 logits = run.extend(drawn[:, None])[:, -1]  # (B, V)
 
-
     def _again(self, drawn, before, logits, keys: list[int], temperature) -> torch.Tensor:
         """The drawn tokens (B,), those that repeat too much drawn once more from all logits (B,
         V)."""

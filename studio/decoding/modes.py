@@ -23,6 +23,7 @@ MODES: dict[str, dict[str, Any]] = {
     "seed-jacobi": {**_SEED, "window": 32},
     "seed-prior": {**_SEED, "drafter": "prior", "window": 16},
     "seed-head": {**_SEED, "drafter": "head", "window": 32},
+    "seed-tree": {**_SEED, "drafter": "jacobi", "tree": "greedy", "window": 32},
     "seed-recycling": {**_SEED, "drafter": "recycling", "window": "auto"},
     # other draws from the same distribution
     "exact": {**_EXACT, "drafter": "coupled"},
@@ -30,6 +31,7 @@ MODES: dict[str, dict[str, Any]] = {
     "exact-jacobi": {**_EXACT, "drafter": "jacobi"},
     "exact-prior": {**_EXACT, "drafter": "prior", "window": 16},
     "exact-head": {**_EXACT, "drafter": "head"},
+    "exact-tree": {**_EXACT, "drafter": "jacobi", "tree": "greedy"},
     "exact-recycling": {**_EXACT, "drafter": "recycling", "window": 8},
     # draws from a similar one
     "grouped": {**_GROUPED, "drafter": "coupled"},
@@ -59,4 +61,5 @@ def find_mode(name: str, config, **overrides):
     if name not in MODES:
         raise ValueError(f"decoding {name!r} must be one of {', '.join(MODES)}")
     cls = find_class("Autoregressive" if name == PLAIN else "Speculative")
-    return cls.from_config(config, **{**MODES[name], **overrides})
+    chains = {} if name == PLAIN else {"tree": None}  # whatever the strategy drafted
+    return cls.from_config(config, **{**chains, **MODES[name], **overrides})

@@ -161,12 +161,13 @@ class TreeDrafter:
     def _greedy(self, limits: np.ndarray, deepest: int) -> Drafts:
         stage, rows = self.stage, len(limits)
         positions, scores = stage.positions(deepest), self.source.scores(deepest)
+        spine = int(self.source.spine * self.budget)
         grown, probs = [], None
         if stage.faithful:
             best, values = self._best(scores, positions, RANKS)
             ids, chances = best.cpu().numpy(), (TRUST * values.softmax(dim=-1)).cpu().numpy()
             for row, limit in enumerate(limits.tolist()):
-                ranks, parents = grow_ranks(chances[row, :limit], self.budget)
+                ranks, parents = grow_ranks(chances[row, :limit], self.budget, spine=spine)
                 level = np.array(depths(parents), dtype=np.int64) - 1
                 grown.append((ids[row, level, np.array(ranks, dtype=np.int64)], parents))
         else:
@@ -174,7 +175,8 @@ class TreeDrafter:
             cumulative = probs.double().cumsum(dim=-1).cpu().numpy()
             u = stage.uniforms(positions[:, :1], noise.DRAFT, self.budget)[:, 0].cpu().numpy()
             for row, limit in enumerate(limits.tolist()):
-                grown.append(grow_levels(cumulative[row, :limit], self.budget, u[row]))
+                table = cumulative[row, :limit]
+                grown.append(grow_levels(table, self.budget, u[row], spine=spine))
         tokens = np.zeros((rows, max(len(parents) for _, parents in grown)), dtype=np.int64)
         for row, (drawn, _) in enumerate(grown):
             tokens[row, : len(drawn)] = drawn

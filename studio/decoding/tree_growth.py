@@ -99,7 +99,7 @@ def grow_tree(
 
 
 def grow_levels(
-    cumulative: np.ndarray, budget: int, uniforms: np.ndarray
+    cumulative: np.ndarray, budget: int, uniforms: np.ndarray, *, spine: int = 0
 ) -> tuple[list[int], list[int]]:
     """`grow_tree` where the draft depends on the depth alone, which is much faster.
 
@@ -108,6 +108,7 @@ def grow_levels(
             deep at most.
         budget: nodes at most.
         uniforms: one number a node.
+        spine: nodes that go to the chain of first siblings in any case, the first ones.
 
     Returns:
         tokens and parents of the nodes.
@@ -116,9 +117,11 @@ def grow_levels(
     parents: list[int] = []
     order = 0
     # minus the value, age, parent, depth, the tokens taken already with where their mass begins
-    slots: list[tuple] = [(-1.0, order, -1, 0, ())]
-    while slots and len(tokens) < budget:
-        value, _, parent, depth, taken = heapq.heappop(slots)
+    slots: list[tuple] = []
+    below: tuple | None = (-1.0, order, -1, 0, ())
+    while (slots or below) and len(tokens) < budget:
+        value, _, parent, depth, taken = below or heapq.heappop(slots)
+        below = None
         if depth >= len(cumulative):
             continue
         row = cumulative[depth]
@@ -136,17 +139,21 @@ def grow_levels(
         parents.append(parent)
         rest = tuple(sorted((*taken, (token, begin, mass))))
         heapq.heappush(slots, (value * (1.0 - chance), order + 1, parent, depth, rest))
-        heapq.heappush(slots, (value * chance, order + 2, len(tokens) - 1, depth + 1, ()))
+        child = (value * chance, order + 2, len(tokens) - 1, depth + 1, ())
+        if len(tokens) < spine:
+            below = child
+        else:
+            heapq.heappush(slots, child)
         order += 2
     return tokens, parents
 
 
-def grow_ranks(chances: np.ndarray, budget: int) -> tuple[list[int], list[int]]:
+def grow_ranks(chances: np.ndarray, budget: int, *, spine: int = 0) -> tuple[list[int], list[int]]:
     """The greedy tree where the siblings of every depth are known already.
 
     Args:
         chances: float (D, k), how likely the sibling of each rank is to stand, falling with rank.
-        budget: nodes at most.
+        budget, spine: as in `grow_levels`.
 
     Returns:
         ranks and parents of the nodes.
@@ -156,15 +163,20 @@ def grow_ranks(chances: np.ndarray, budget: int) -> tuple[list[int], list[int]]:
     deepest, most = chances.shape
     table = chances.tolist()
     # minus the value, that of the parent, parent, depth, rank
-    slots = [(-table[0][0], -1.0, -1, 0, 0)] if deepest and most else []
-    while slots and len(ranks) < budget:
-        value, above, parent, depth, rank = heapq.heappop(slots)
+    slots: list[tuple] = []
+    below: tuple | None = (-table[0][0], -1.0, -1, 0, 0) if deepest and most else None
+    while (slots or below) and len(ranks) < budget:
+        value, above, parent, depth, rank = below or heapq.heappop(slots)
+        below = None
         ranks.append(rank)
         parents.append(parent)
         if rank + 1 < most:
             other = above * table[depth][rank + 1]
             heapq.heappush(slots, (other, above, parent, depth, rank + 1))
         if depth + 1 < deepest:
-            below = value * table[depth + 1][0]
-            heapq.heappush(slots, (below, value, len(ranks) - 1, depth + 1, 0))
+            child = (value * table[depth + 1][0], value, len(ranks) - 1, depth + 1, 0)
+            if len(ranks) < spine:
+                below = child
+            else:
+                heapq.heappush(slots, child)
     return ranks, parents

@@ -63,12 +63,14 @@ class Drafts:
     def spine(self, start: np.ndarray) -> np.ndarray:
         """From node `start` (B,), -1 for the root, down along first children: int64 (B, D), -1
         past the end."""
-        first, rows = self.children[:, :, 0], np.arange(len(start))
-        found, node = [], first[rows, start + 1]
-        for _ in range(int(self.depths.max(initial=0))):
-            found.append(node)
-            node = np.where(node >= 0, first[rows, node + 1], -1)
-        return np.stack(found, axis=1) if found else np.zeros((len(start), 0), dtype=np.int64)
+        paths = []
+        for below, node in zip(self.children[:, :, 0].tolist(), start.tolist(), strict=True):
+            paths.append([])
+            while (node := below[node + 1]) >= 0:
+                paths[-1].append(node)
+        longest = max(map(len, paths))
+        padded = [path + [-1] * (longest - len(path)) for path in paths]
+        return np.array(padded, dtype=np.int64).reshape(len(paths), longest)
 
 
 class Prior:
@@ -79,6 +81,7 @@ class Prior:
     """
 
     passes = 0  # of a draft model
+    spine = 0.0  # share of a greedy tree that goes to the chain of its likeliest drafts
 
     def __init__(self, stage: Stage, config, draft_run=None):
         if not has_prior(stage.run):
@@ -102,13 +105,14 @@ class Jacobi(Prior):
 
     def __init__(self, stage: Stage, config, draft_run=None):
         self.stage = stage
+        # What it says of later tokens gets better pass by pass. Shares measured on `emoji-grid`.
+        self.spine = 0.9 if stage.faithful else 0.75
         self._seen: torch.Tensor | None = None  # (B, 1 + M, V)
         self._nodes = np.zeros((len(stage.line), 0), dtype=np.int64)  # from the next position on
 
     def scores(self, count: int) -> Scores:
         stage, positions = self.stage, self.stage.positions(count)
-        nodes = self._nodes[:, :count]
-        nodes = np.pad(nodes, ((0, 0), (0, count - nodes.shape[1])), constant_values=-1)
+        nodes = _wider(self._nodes[:, :count], count)
         known = nodes >= 0  # (B, count)
         if self._seen is None or not known.any():
             return self._other(positions)
@@ -134,15 +138,20 @@ class Jacobi(Prior):
     def learn(self, scores, drafts, path):
         self._seen, rows = scores.logits, np.arange(len(path))
         accepted = (path >= 0).sum(axis=1)
-        last = (
-            np.where(accepted > 0, path[rows, accepted - 1], -1) if path.shape[1] else accepted - 1
-        )
+        last = _wider(path[:, ::-1], path.shape[1] + 1)[:, ::-1][rows, accepted]  # -1: the root
         below, main = drafts.spine(last), drafts.spine(np.full_like(last, -1))
         # The branch of the likeliest drafts is often the longer one.
-        index = accepted[:, None] + np.arange(main.shape[1])
-        inside = index < main.shape[1]
-        shifted = main[rows[:, None], np.where(inside, index, 0)] if main.shape[1] else main
-        self._nodes = np.where(below >= 0, below, np.where(inside, shifted, -1))
+        size = max(below.shape[1], main.shape[1])
+        index = accepted[:, None] + np.arange(size)
+        main = _wider(main, path.shape[1] + size)[rows[:, None], index]
+        below = _wider(below, size)
+        self._nodes = np.where(below >= 0, below, main)
+
+
+def _wider(nodes: np.ndarray, size: int) -> np.ndarray:
+    """Paths (B, m) as (B, size), -1 past their end."""
+    more = ((0, 0), (0, size - nodes.shape[1]))
+    return np.pad(nodes, more, constant_values=-1)
 
 
 class Model:

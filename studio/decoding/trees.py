@@ -125,15 +125,18 @@ def verify_siblings(
         token is drawn where none stands.
     """
     taken = torch.full((len(p),), -1, device=p.device)
+    waits = p.device.type != "cpu"  # a GPU would wait for what a CPU just looks at
+    own = torch.ones_like(tokens, dtype=torch.bool) if there is None else there
     for j in range(tokens.shape[1]):
+        left = (taken < 0) & own[:, j]
+        if not waits and not left.any():
+            continue
         x = tokens[:, j]
-        tried = (taken < 0) & (prob_of(q, x) > 0)
-        if there is not None:
-            tried = tried & there[:, j]
+        tried = left & (prob_of(q, x) > 0)
         stands = tried & (u[:, j] < rule(p, q, x))
         taken = torch.where(stands, j, taken)
         rejected = (tried & ~stands).unsqueeze(1)
-        if rejected.device.type == "cpu" and not rejected.any():  # a GPU would wait for it
+        if not waits and not rejected.any():
             continue
         p = torch.where(rejected, residual(p, q), p)
         q = torch.where(rejected, without(q, x), q)

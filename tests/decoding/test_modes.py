@@ -18,6 +18,7 @@ def test_every_mode_keeps_the_options_of_the_strategy_it_replaces():
         assert made.config.temperature == 0.5 and made.guidance.scale == 2.0
         assert all(made.config[key] == value for key, value in options.items())
     assert find_mode("exact", base.config, window=5).config.window == 5
+    assert find_mode("seed", find_mode("seed-tree", base.config).config).config.tree is None
     assert find_mode("plain", find_mode("exact", base.config).config).config.temperature == 0.5
 
 

@@ -62,3 +62,14 @@ def test_ranks_go_where_acceptance_is_likeliest():
     flat = [value for value, _ in values]
     assert flat == sorted(flat, reverse=True) and len(flat) == 3 + 9 + 27
     assert grow_ranks(chances[:0], 5) == grow_ranks(chances, 0) == ([], [])
+
+
+def test_a_spine_goes_first():
+    chances = np.full((5, 3), 0.1)
+    ranks, parents = grow_ranks(chances, 6, spine=4)
+    assert (ranks[:4], parents[:4]) == ([0, 0, 0, 0], [-1, 0, 1, 2])
+    assert len(ranks) == 6
+    table = np.tile(np.arange(1, 7) / 6, (5, 1))
+    tokens, parents = grow_levels(table, 6, np.full(6, 0.5), spine=4)
+    assert parents[:4] == [-1, 0, 1, 2] and tokens[:4] == [3] * 4 and len(tokens) == 6
+    assert grow_levels(table[:2], 9, np.full(9, 0.5), spine=4)[1][:3] == [-1, 0, -1]

@@ -92,7 +92,9 @@ def test_a_mistake_at_a_node_is_caught(module, name, mistake, options, monkeypat
 def test_numbers_that_nodes_of_a_greedy_tree_share_are_caught(monkeypatch):
     grow = tree_drafting.grow_levels
     monkeypatch.setattr(
-        tree_drafting, "grow_levels", lambda table, budget, u: grow(table, budget, shared(u))
+        tree_drafting,
+        "grow_levels",
+        lambda table, budget, u, **o: grow(table, budget, shared(u), **o),
     )
     assert decoded("greedy-prior") < 1e-6
 
