@@ -118,6 +118,19 @@ def medium_of_file(path: Path) -> Medium:
     return next((medium for medium in MEDIA if suffix in medium.suffixes), IMAGE)
 
 
+def medium_read(path: Path, model: str | None) -> Medium:
+    """As what a file is read by a model: a GIF is a clip for models of clips, and for others a
+    picture, its first one."""
+    from studio.hub import INDEX, find_folder
+
+    medium = medium_of_file(path)
+    if medium is VIDEO and path.suffix.lower() == ".gif":
+        folder = None if model is None else find_folder(model)
+        if folder is None or ((folder / INDEX).is_file() and medium_of_folder(folder) is IMAGE):
+            return IMAGE
+    return medium
+
+
 def default_path(medium: Medium) -> Path:
     """Where a result goes when no file was named."""
     return Path(DEFAULT_NAME + medium.suffix)

@@ -34,7 +34,7 @@ def reconstruct(
     """Encode a picture, a sound or a clip to tokens, decode it, and say what that cost and kept."""
     from studio.cli import opening
     from studio.cli.generate import picture_hash
-    from studio.cli.media_output import AUDIO, IMAGE, VIDEO, medium_of_file
+    from studio.cli.media_output import AUDIO, IMAGE, VIDEO, medium_read
     from studio.cli.reconstruct_sound import reconstruct_sound
     from studio.cli.reconstruct_video import reconstruct_video
     from studio.hub import DEFAULT_MODEL, find_folder, identity
@@ -43,7 +43,7 @@ def reconstruct(
     from studio.pipelines.request import Request
 
     opening.check_device(device)
-    medium = medium_of_file(file)
+    medium = medium_read(file, model)
     if medium is not IMAGE and (tokens is not None or original):
         name = "--original" if original else "--tokens"
         raise ValueError(f"{name} is for pictures, and {str(file)!r} is a {medium.noun}")

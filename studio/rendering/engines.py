@@ -195,7 +195,7 @@ def _run(options: Options, answers: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
     _share_cores(options)
-    answer = answer_of(lambda: work(options, on_beat=_leave_with(os.getppid())))
+    answer = answer_of(lambda: work(options, on_beat=_leave_with_command()))
     with suppress(OSError):
         answers.send(answer)
 
@@ -204,11 +204,13 @@ def _leave(*_: Any) -> None:
     raise SystemExit(0)  # leases are given back on the way out
 
 
-def _leave_with(parent: int) -> Callable[[], None]:
-    """Ends this process when its parent is no more."""
+def _leave_with_command() -> Callable[[], None]:
+    """Ends this process when the command is no more, or the process that it was forked from, which
+    itself lives as long as any worker does."""
+    command, parent = multiprocessing.parent_process(), os.getppid()
 
     def look() -> None:
-        if os.getppid() != parent:
+        if os.getppid() != parent or (command is not None and not command.is_alive()):
             os._exit(1)
 
     return look

@@ -22,7 +22,7 @@ GRID = ["--grid", "prompt=red apple,rocket"]
 
 
 def pictures(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*.png"))}
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.png"))}
 
 
 def said(done):

@@ -37,9 +37,7 @@ def test_a_missing_file_a_missing_field_and_no_yaml(tmp_path):
 
 
 def test_an_unknown_task_is_named(write_recipe, tmp_path):
-    with pytest.raises(
-        ValueError, match="task 'poetry' must be one of tokenizer, generator, features"
-    ):
+    with pytest.raises(ValueError, match="task 'poetry' must be one of tokenizer, generator, "):
         make_task(load_recipe(write_recipe(task="poetry")), tmp_path)
 
 
