@@ -12,7 +12,7 @@ import importlib.util
 import logging
 import statistics
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -137,7 +137,8 @@ def make_llama(model: AutoregressiveTransformer):
     """`transformers`' Llama with the sizes and, where it has them, the weights of a network."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    c, attention = model.config, model.layers[0].attention
+    c = model.config
+    attention: Any = model.layers[0].attention
     heads, shared, _ = attention.heads
     llama = LlamaForCausalLM(
         LlamaConfig(
@@ -172,10 +173,14 @@ def llama_weights(model: AutoregressiveTransformer) -> dict[str, torch.Tensor]:
         "lm_head.weight": rows,
     }
     for i, block in enumerate(model.layers):
-        at, own = f"model.layers.{i}.", block.attention
+        at, own, feed = (
+            f"model.layers.{i}.",
+            cast(Any, block.attention),
+            cast(Any, block.feed_forward),
+        )
         sizes = [n * own.head_dim for n in own.heads]
         q, k, v = own.qkv.weight.split(sizes)
-        gate, up = block.feed_forward.gate_up.weight.chunk(2)
+        gate, up = feed.gate_up.weight.chunk(2)
         weights |= {
             f"{at}self_attn.q_proj.weight": halves(q, own.head_dim),
             f"{at}self_attn.k_proj.weight": halves(k, own.head_dim),
@@ -183,7 +188,7 @@ def llama_weights(model: AutoregressiveTransformer) -> dict[str, torch.Tensor]:
             f"{at}self_attn.o_proj.weight": own.out.weight,
             f"{at}mlp.gate_proj.weight": gate,
             f"{at}mlp.up_proj.weight": up,
-            f"{at}mlp.down_proj.weight": block.feed_forward.down.weight,
+            f"{at}mlp.down_proj.weight": feed.down.weight,
             f"{at}input_layernorm.weight": block.attention_norm.weight,
             f"{at}post_attention_layernorm.weight": block.feed_forward_norm.weight,
         }

@@ -6,7 +6,7 @@ prefix. Beyond it: 1D and 3D layouts, a text encoder trained along, codes read a
 digits. Left out on purpose: drop-path.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -193,7 +193,7 @@ class AutoregressiveTransformer(Generator):
             `condition_rows` S - 1 rows more in front.
         """
         if output == "lengths":
-            return self.conditioner.lengths(condition)
+            return cast(Any, self.conditioner).lengths(condition)
         prefix, columns = self.conditioner(condition)  # (B, S, D)
         targets = tokens if targets is None else targets
         told = self.told(condition, tokens.shape[1])  # (B, n, D)

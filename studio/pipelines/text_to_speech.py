@@ -287,7 +287,8 @@ class TextToSpeechPipeline(GenerationPipeline):
     def _bar(self, job: SpeechJob):
         longest = max(len(parts) for parts in job.samples)
         most = [max(p[i].count for p in job.samples if i < len(p)) for i in range(longest)]
-        return self.progress_bar(total=sum(most))
+        bar: Any = self.progress_bar
+        return bar(total=sum(most))
 
     @torch.no_grad()
     def finish(self, job: SpeechJob, return_dict: bool = True) -> AudioOutput:
