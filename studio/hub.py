@@ -74,10 +74,10 @@ def register_with_diffusers() -> None:
 def import_diffusers() -> None:
     """Imports torch and what we use of diffusers in half the time; for commands, at their start.
 
-    Three things that diffusers does on the way are put off until somebody needs them: importing
-    `torch._dynamo` (for `torch.compile` only), importing every diffusers model (its pipeline base
-    wants one class for one isinstance), and listing the files of every installed distribution. Does
-    nothing when diffusers is imported already. Lost in such a process: what diffusers marks for
+    Four things that diffusers does on the way are put off until somebody needs them: importing
+    `torch._dynamo` (for `torch.compile` only), importing transformers where it is installed,
+    importing every diffusers model (its pipeline base wants one class for one isinstance), and
+    listing the files of every installed distribution. Does nothing when diffusers is imported already. Lost in such a process: what diffusers marks for
     torch.compile (`allow_in_graph`, `disable`) in its own blocks and hooks, and pipelines with
     parts from transformers, which we have none of.
     """
@@ -95,6 +95,9 @@ def import_diffusers() -> None:
     put_off = "torch._dynamo" not in sys.modules
     if put_off:
         sys.modules["torch._dynamo"] = stand_in
+    late = "transformers" not in sys.modules
+    if late:
+        sys.modules["transformers"] = None  # pyright: ignore # importing it raises ImportError
     try:
         import diffusers
 
@@ -110,6 +113,8 @@ def import_diffusers() -> None:
         _ask_dynamo_only_when_loaded()
     finally:
         metadata.packages_distributions = look_up
+        if late:
+            del sys.modules["transformers"]
         if put_off:
             del sys.modules["torch._dynamo"]
             vars(torch).pop("_dynamo", None)

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+_PREFIX = ".studio-"  # of everything that is not complete yet
+
 
 def _of_disk(error: Exception) -> OSError | None:
     """The error of the disk in or behind an error; None for anything else.
@@ -53,7 +55,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         if path.is_dir():
             raise IsADirectoryError(None, "it is a folder")
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".studio-", suffix=path.suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=_PREFIX, suffix=path.suffix, dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         yield temporary
@@ -87,7 +89,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         if path.exists() and not path.is_dir():
             raise FileExistsError
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".studio-", dir=path.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=path.parent))
         os.chmod(temporary, 0o777 & ~_umask())
         yield temporary
         _put_folder(temporary, path.resolve())
@@ -122,6 +124,16 @@ def atomic_write(path: str | Path, data: bytes | str) -> Path:
     return Path(path)
 
 
+def remove_leftovers(folder: str | Path) -> None:
+    """Removes what writers killed half way left under `folder`. For a folder that belongs to one
+    process, which is not writing: another's half-written file would go with them."""
+    for path in list(Path(folder).rglob(f"{_PREFIX}*")):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def check_writable(path: str | Path) -> None:
     """Raises OSError in one line when `path` could not be written: asked before long work, not
     after it.
@@ -134,7 +146,7 @@ def check_writable(path: str | Path) -> None:
         if nearest is not None and not nearest.is_dir():
             raise FileExistsError
         if nearest is not None:
-            with tempfile.NamedTemporaryFile(prefix=".studio-", dir=nearest):
+            with tempfile.NamedTemporaryFile(prefix=_PREFIX, dir=nearest):
                 pass
     except OSError as error:
         raise _described(error, path) from error

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from studio.media.files import atomic_write
+from studio.media.files import atomic_write, remove_leftovers
 from studio.media.image import write_image
 from studio.training.checkpoint import load_checkpoint, save_checkpoint
 from studio.training.ema import WeightAverage
@@ -143,6 +143,8 @@ def train(
             with contextlib.suppress(OSError):
                 folder.rmdir()
         raise
+    if accelerator.is_main_process:
+        remove_leftovers(folder)
     if run.resume():
         logger.info("resuming %s at step %d", recipe.name, run.step)
     log = _Log(folder, run.step) if accelerator.is_main_process else None

@@ -6,7 +6,13 @@ import stat
 import pytest
 from safetensors import SafetensorError
 
-from studio.media.files import atomic_folder, atomic_path, atomic_write, check_writable
+from studio.media.files import (
+    atomic_folder,
+    atomic_path,
+    atomic_write,
+    check_writable,
+    remove_leftovers,
+)
 
 
 def names(folder):
@@ -120,3 +126,15 @@ def test_errors_of_the_disk_that_libraries_wrap(tmp_path, write, place):
 def test_other_errors_of_libraries_stay(tmp_path):
     with pytest.raises(SafetensorError), atomic_path(tmp_path / "a"):
         raise SafetensorError("a tensor is shared")
+
+
+def test_leftovers_of_killed_writers_go(tmp_path):
+    child = os.fork()
+    if child == 0:
+        with atomic_path(tmp_path / "run" / "a.pt"), atomic_folder(tmp_path / "run" / "final"):
+            os._exit(9)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    atomic_write(tmp_path / "run" / "kept", "whole")
+    assert len(names(tmp_path / "run")) == 3
+    remove_leftovers(tmp_path / "run")
+    assert names(tmp_path / "run") == ["kept"]
