@@ -28,6 +28,12 @@ KEPT = (
     "`studio/data/heldout.json` lists the sprites that no tokenizer saw in training and the "
     "pairs of colour and object that no generator saw."
 )
+PARTS = {
+    "drafter": "the drafter head of the autoregressive generator (`drafter=head` in speculative "
+    "decoding), one layer that reads the generator's features.",
+    "tokenizer/neighbours.safetensors": "the nearest codes of every code, for relaxed acceptance "
+    "(LANTERN).",
+}
 LICENCE = (
     "Weights: Apache-2.0, as the code. "
     "The font that training pictures were rendered from: SIL OFL 1.1."
@@ -53,19 +59,22 @@ def write_card(
     if name == BUNDLED and figures.get("features"):
         text = features_card(figures)
     elif name in figures.get("models", {}):
-        text = model_card(name, figures, limits=limits)
+        text = model_card(name, figures, limits=limits, parts=_parts(folder))
     else:
         raise ValueError(f"figures hold nothing about {name!r}")
     return atomic_write(folder / "README.md", text)
 
 
-def model_card(name: str, figures: dict[str, Any], *, limits: list[str] | None = None) -> str:
-    """The card of a generative model as Markdown."""
+def model_card(
+    name: str, figures: dict[str, Any], *, limits: list[str] | None = None, parts: str = ""
+) -> str:
+    """The card of a generative model as Markdown; `parts`: a section on what else is in it."""
     model = figures["models"][name]
-    parts = [
+    sections = [
         FRONT.format(tag="text-to-image", kind="discrete-tokens", more=_tokens_line(model))
         + f"# {name}",
         _introduction(name, model),
+        parts,
         "## Data\n\n"
         + DATA.format(names=figures.get("features", {}).get("names", "1,619"), kept=KEPT),
         "## Licence\n\n" + LICENCE,
@@ -80,7 +89,13 @@ def model_card(name: str, figures: dict[str, Any], *, limits: list[str] | None =
         *(_sheet(kind, g) for kind, g in model.get("generators", {}).items()),
         _limits(limits),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _parts(folder: Path) -> str:
+    """What lies in a folder for faster decoding."""
+    there = [f"- `{place}`: {what}" for place, what in PARTS.items() if (folder / place).exists()]
+    return "## Parts for faster decoding\n\n" + "\n".join(there) if there else ""
 
 
 def features_card(figures: dict[str, Any]) -> str:

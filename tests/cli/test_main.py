@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-VERBS = ["demo", "generate", "reconstruct", "train", "convert", "verify", "models", "doctor"]
+VERBS = ["demo", "generate", "reconstruct", "render", "evaluate", "bench", "train", "convert"]
+VERBS += ["verify", "models", "doctor"]
 
 
 def test_help_lists_every_verb(call):

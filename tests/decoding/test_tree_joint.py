@@ -19,10 +19,10 @@ EXACT = {
 }
 
 
-def decoded(name, seed=1):
-    """A p-value: of whole sequences, or of fewer where they cost more."""
+def decoded(name, seed=1, *, full=False):
+    """A p-value: of whole sequences, or of fewer where they cost more and `full` is not asked."""
     options = EXACT[name]
-    slow = options["drafter"] == "model" or options["tree"] == "greedy"
+    slow = not full and (options["drafter"] == "model" or options["tree"] == "greedy")
     rows = ROWS // (16 if options["tree"] == "greedy" else 4) if slow else ROWS
     tokens = decode(Speculative(acceptance="exact", **options), seed=seed, rows=rows)
     if not slow:
@@ -34,6 +34,13 @@ def decoded(name, seed=1):
 @pytest.mark.parametrize("name", EXACT)
 def test_trees_have_the_joint_of_the_target(name):
     assert decoded(name) > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", (1, 2, 3))
+@pytest.mark.parametrize("name", EXACT)
+def test_trees_have_the_joint_of_the_target_over_all_rows(name, seed):
+    assert decoded(name, seed, full=True) > 1e-3
 
 
 def test_seed_faithful_trees_are_plain_decoding():
