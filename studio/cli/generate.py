@@ -212,14 +212,26 @@ def _make(pipe, request, paths: list[Path], medium, *, picture, batch: int) -> N
         call = dataclasses.replace(part[0], count=len(part)).arguments(pipe)
         if picture is not None:
             call["image"] = picture
-        output = pipe(**call)
-        for single, path, made in zip(part, paths[start:], medium.made(output), strict=False):
-            medium.write(path, made, single.to_dict(), output)
-            stats = output.stats
+        files = paths[start : start + len(part)]
+        stats = _write(pipe, call, part, files, medium)
+        for single, path in zip(part, files, strict=True):
             typer.echo(
                 f"{path}  seed {single.seed}, {stats.tokens} tokens in {stats.passes} passes"
                 f"{drafts_text(stats)}, {stats.seconds / len(part):.2f} s"
             )
+
+
+def _write(pipe, call: dict[str, Any], requests: list, paths: list[Path], medium):
+    """Makes what `call` says and writes it, a file a request; what that cost."""
+    from studio.cli.clip_files import write_clips
+    from studio.cli.media_output import VIDEO
+
+    if medium is VIDEO:
+        return write_clips(pipe, call, paths, requests)
+    output = pipe(**call)
+    for single, path, made in zip(requests, paths, medium.made(output), strict=True):
+        medium.write(path, made, single.to_dict(), output)
+    return output.stats
 
 
 def drafts_text(stats) -> str:

@@ -24,6 +24,7 @@ from studio.layers.caches import CacheOption
 from studio.layers.neighborhood import raster_windows
 from studio.layers.norms import RMSNorm
 from studio.layers.rope import CONDITION_ROPES, layered_rope_table
+from studio.layers.sink_memory import SinkMemory
 from studio.layers.token_embedding import TokenEmbedding, TokenHead
 from studio.outputs import TokenLayout
 
@@ -255,6 +256,7 @@ class AutoregressiveTransformer(Generator):
         *,
         guidance: Guidance | None = None,
         cache: CacheOption = "static",
+        memory: SinkMemory | None = None,
     ) -> TreeRun:
         """Begins to make tokens; see `generators.run.OrderedRun`.
 
@@ -262,13 +264,14 @@ class AutoregressiveTransformer(Generator):
             cache: a name in `layers.caches.CACHES`, or what makes a cache, see `find_cache`. A
                 rolling one always keeps the condition; its window is half of the tokens unless
                 given, and its positions count slots where `rope` is "1d".
+            memory: of the blocks before, which all rows then see; `run.remember()` adds this one.
 
         Raises:
-            ValueError: the condition is not of this network's kind or sizes, an unknown cache, or
-                a rolling one while the config has a `neighborhood`.
+            ValueError: the condition is not of this network's kind or sizes, an unknown cache, a
+                rolling one while the config has a `neighborhood`, or a `memory` of another batch.
         """
         self.check_condition(condition)
-        return TreeRun(self, condition, guidance, cache)
+        return TreeRun(self, condition, guidance, cache, memory)
 
 
 def _check_ropes(rope: str, condition_rope: str, layout: TokenLayout) -> None:

@@ -19,6 +19,7 @@ from studio.generators.run_masks import RunMasks
 from studio.layers.cache import Cache, StaticCache, to_device
 from studio.layers.caches import CacheOption, find_cache, is_rolling
 from studio.layers.rope import rope_table
+from studio.layers.sink_memory import SinkMemory
 
 
 class AutoregressiveRun:
@@ -34,6 +35,7 @@ class AutoregressiveRun:
         condition: Condition,
         guidance: Guidance | None,
         cache: CacheOption = "static",
+        memory: SinkMemory | None = None,
     ):
         self.model = model
         self.batch_size = condition.batch_size
@@ -43,7 +45,9 @@ class AutoregressiveRun:
         self.device = model.device
         self._condition = condition.joined(condition.null()) if self.guidance else condition
         self.features: torch.Tensor | None = None  # (2B, n, D) that the last logits were read from
-        self._rows = 0  # S, once the condition was fed; then there is a cache
+        self._rows = 0  # before the tokens, once the condition was fed; then there is a cache
+        self._prefix = 0  # S of them are the condition's, the others, in front, the memory's
+        self._memory = memory
         self._room = 0  # slots past those of all tokens, see `tree_run.py`
         self._embedded: tuple[torch.Tensor, torch.Tensor | None] | None = None
         self._embeddings, self._head = model.embeddings, model.token_head
@@ -64,6 +68,8 @@ class AutoregressiveRun:
                 f"cache {cache!r} drops tokens by age, which a generator with a neighborhood can't "
                 'use; take "static"'
             )
+        if memory is not None and self._make_cache is not StaticCache:
+            raise ValueError(f'cache {cache!r} takes no memory; take "static"')
         self._cache: Cache
 
     @property
@@ -105,7 +111,7 @@ class AutoregressiveRun:
         else:
             x = self._pass(x)
             if first:
-                x = x[:, self._rows - 1 :]  # (2B, n + 1, D)
+                x = x[:, self._prefix - 1 :]  # (2B, n + 1, D)
             self.features = self.model.last_norm(x)
         logits = self._head(self.features, places, self._prior_rows(scored, count, places))
         return self._guided(logits, [range(n, n + count) for n in scored])
@@ -215,13 +221,18 @@ class AutoregressiveRun:
         """Embeds the condition and takes the cache's memory; (2B, S, D)."""
         model = self.model
         prefix, columns = self._embed()
-        self._rows = prefix.shape[1]
-        self._rope = model.rotary(self._rows, prefix.device)
+        front = 0 if self._memory is None else len(self._memory)
+        self._prefix = prefix.shape[1]
+        self._rows = front + self._prefix
+        self._rope = F.pad(model.rotary(self._prefix, prefix.device), (0, 0, front, 0))
         self._cache = self._new_cache(prefix)
+        if self._memory is not None:
+            self._memory.fill(cast(StaticCache, self._cache))
         self._columns: torch.Tensor | None = None
         if columns is not None and not bool(columns.all()):
             tail = columns.new_ones(columns.shape[0], self.num_tokens + self._room)
-            self._columns = torch.cat((columns, tail), dim=1)  # (2B, S + N + room)
+            known = (F.pad(columns, (front, 0), value=True), tail)
+            self._columns = torch.cat(known, dim=1)  # (2B, rows + N + room)
         if self._compiled is None and fits(model, self._cache, self._columns):
             static = cast(StaticCache, self._cache)
             self._lean = LeanStep(model, static, self._rope, self._columns)
@@ -234,6 +245,13 @@ class AutoregressiveRun:
             dtype=prefix.dtype,
         )
         return prefix
+
+    def remember(self) -> None:
+        """Blends the tokens of this run into its memory. Raises ValueError where it has none, or
+        tokens that are remembered were not fed."""
+        if self._memory is None or not self._rows:
+            raise ValueError("a run without a memory, or before its first pass, remembers nothing")
+        self._memory.blend(cast(StaticCache, self._cache), self._rows)
 
     def _new_cache(self, prefix: torch.Tensor) -> Cache:
         """The cache that was asked for, for rows (2B, S, D) and all tokens."""

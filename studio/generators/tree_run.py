@@ -57,15 +57,16 @@ class TreeRun(AutoregressiveRun):
             x = torch.cat((x, x))  # (2B, n, D)
         if first:
             x = torch.cat((self._open(), x), dim=1)  # (2B, S + n, D)
-            front = np.broadcast_to(np.arange(-1, self._rows - 1), (len(above), self._rows))
-            above = np.where(above < 0, self._rows - 1, above + self._rows)
+            rows = self._prefix
+            front = np.broadcast_to(np.arange(-1, rows - 1), (len(above), rows))
+            above = np.where(above < 0, rows - 1, above + rows)
             above = np.concatenate((front, above), axis=1)  # (B, S + n)
             scored = [[0, *row] for row in scored]
         places = self._spread(scored, copies=len(x))
         x = self._with_told(x, places)
         if not isinstance(self._cache, StaticCache):
             raise ValueError('trees need cache "static", whose tokens can be moved together')
-        self._base = [length + self._rows * first for length in self._cache.lengths]
+        self._base = [length + self._prefix * first for length in self._cache.lengths]
         self._cache.reserve(x.shape[1])
         features = self._blocks(x, above)[:, -len(scored[0]) :]  # (2B, n or n + 1, D)
         self.features = features

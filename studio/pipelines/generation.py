@@ -275,8 +275,9 @@ class GenerationPipeline(StudioPipeline):
         started = time.perf_counter()
         layout, strategy = self.tokenizer.layout, job.strategy
         count = job.num_tokens or layout.num_tokens
-        options = {} if self.cache == "static" else {"cache": self.cache}
-        run = self.wake(self.generator).start(job.condition, guidance=strategy.guidance, **options)
+        run = self.wake(self.generator).start(
+            job.condition, guidance=strategy.guidance, **self._run_options(job)
+        )
         states = strategy.stream(
             run,
             layout,
@@ -298,6 +299,7 @@ class GenerationPipeline(StudioPipeline):
                     yield self._preview(job, state)
                 if self._interrupt:
                     break
+        self._ended(job, run, state.tokens[:, :count])
         media = self._shown(job, state, job.generators)
         seconds = time.perf_counter() - started
         made = int(state.known[:, :count].sum(dim=1).min())
@@ -306,6 +308,13 @@ class GenerationPipeline(StudioPipeline):
         )
         self.maybe_free_model_hooks()
         yield self._output(job, media, state.tokens[:, :count].clone().cpu(), stats)
+
+    def _run_options(self, job: Job) -> dict[str, Any]:
+        """What a job's run is started with besides condition and guidance."""
+        return {} if self.cache == "static" else {"cache": self.cache}
+
+    def _ended(self, job: Job, run: Any, tokens: torch.Tensor) -> None:
+        """Called when a run has made its tokens (B, n), or was interrupted; nothing here."""
 
     def finish(self, job: Job, return_dict: bool) -> Any:
         """Does a job without previews."""

@@ -2,86 +2,34 @@
 
 Tokens come coarse to fine (HiTVideo, 2025, 2503.11513): once a layer is whole it can be decoded, so
 previews are whole clips that get sharper. A picture is coded as a clip that stands still, and the
-tokens of its first frames are kept. A clip longer than the tokenizer's is made in parts, each of
-which keeps the last tokens of the one before as its first; memory does not grow with the number of
-parts. Leaves out on purpose: sound, several captions, masks.
+tokens of its first frames are kept. Clips longer than the tokenizer's are made in parts, see
+`long_video.py`. Leaves out on purpose: sound, several captions, masks.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers.utils import BaseOutput
 
 from studio.decoding.base import DecodingStrategy
 from studio.generators.base import Generator
 from studio.generators.captions import CaptionTokenizer
 from studio.generators.conditioning import TextCondition
-from studio.media.image import to_pil_list
 from studio.outputs import DecodeState, DecodeStats
 from studio.pipelines import steps
-from studio.pipelines.generation import GenerationPipeline, Job
+from studio.pipelines.generation import Job
+from studio.pipelines.long_video import LongVideoPipeline
+from studio.pipelines.video_parts import VideoJob, VideoOutput, VideoPreview, to_frames
 from studio.tokenizers.hitvideo import HiTVideoTokenizer
 
-FPS = 8.0  # of the clips that the bundled model was trained on
 MAX_FRAMES = 1 << 16
 
 
-@dataclass
-class VideoOutput(BaseOutput):
-    """What video pipelines return. Fields that are None vanish from the tuple.
-
-    Args:
-        frames: one entry a sample: a list of PIL images ("pil"), or arrays (B, T, H, W, 3) or a
-            tensor (B, T, 3, H, W) in [0, 1]; None for `output_type="tokens"`.
-        tokens: int64 (B, N), on the CPU; those of all parts one after the other.
-        stats: what decoding cost.
-        fps: frames a second.
-    """
-
-    frames: Any = None
-    tokens: torch.Tensor | None = None
-    stats: DecodeStats | None = None
-    fps: float = FPS
-
-
-@dataclass
-class VideoPreview:
-    """A clip on the way, as `stream` yields it.
-
-    Args:
-        frames: as in `VideoOutput`, from the layers that are whole; None before the first is.
-        layers: how many those are.
-        tokens, known: int64 and bool (B, N), copies: the tokens so far and where they are.
-        step, num_steps, passes: as in `DecodeState`.
-        part, num_parts: which part of a long clip this is.
-    """
-
-    frames: Any
-    layers: int
-    tokens: torch.Tensor
-    known: torch.Tensor
-    step: int
-    num_steps: int
-    passes: int
-    part: int = 0
-    num_parts: int = 1
-
-
-@dataclass(frozen=True)
-class VideoJob(Job):
-    """A checked call that makes `num_frames` frames."""
-
-    num_frames: int = 0
-
-
-class TextToVideoPipeline(GenerationPipeline):
+class TextToVideoPipeline(LongVideoPipeline):
     """Makes clips from prompts.
 
     Args:
@@ -147,6 +95,19 @@ class TextToVideoPipeline(GenerationPipeline):
         steps.check_whole("preview_interval", preview_interval, 0, 10**6)
         return self.run(self.prepare(prompt, **options), preview_interval=preview_interval)
 
+    @torch.no_grad()
+    def stream_blocks(
+        self, prompt: str | Sequence[str], *, preview_interval: int = 0, **options
+    ) -> Iterator[VideoPreview | VideoOutput]:
+        """As `stream`, but a `VideoOutput` for every part of a long clip, with the frames that
+        follow those before: memory does not grow with `num_frames`.
+
+        Args:
+            preview_interval, options: as in `stream`.
+        """
+        steps.check_whole("preview_interval", preview_interval, 0, 10**6)
+        return self.blocks(self.prepare(prompt, **options), preview_interval=preview_interval)
+
     def prepare(
         self,
         prompt: str | Sequence[str],
@@ -154,6 +115,7 @@ class TextToVideoPipeline(GenerationPipeline):
         num_videos_per_prompt: int = 1,
         num_frames: int | None = None,
         num_layers: int | None = None,
+        plan: bool = False,
         guidance_scale: float | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
@@ -173,6 +135,7 @@ class TextToVideoPipeline(GenerationPipeline):
             num_videos_per_prompt: 1 to 1024.
             num_frames: as many as the tokenizer's clips have when None; more are made in parts.
             num_layers: make and decode only so many layers, coarse first; all when None.
+            plan: of a clip in parts, make the coarse tokens of all first; the result is the same.
             guidance_scale, temperature, top_k, top_p, num_inference_steps: override the strategy's
                 options for this call; None leaves them. Steps are for masked generators.
             num_tokens: the same as `num_layers`, in tokens: whole layers.
@@ -206,94 +169,12 @@ class TextToVideoPipeline(GenerationPipeline):
             top_p=top_p,
             num_inference_steps=num_inference_steps,
         )
-        return VideoJob(**vars(job), num_frames=num_frames or self.tokenizer.config.num_frames)
+        count = num_frames or self.tokenizer.config.num_frames
+        return VideoJob(**vars(job), num_frames=count, plan=plan)
 
     def encode_prompt(self, prompts: list[str]) -> TextCondition:
         """Prompts as ids (B, S), see `steps.encode_captions`."""
         return steps.encode_captions(self.text_tokenizer, prompts)
-
-    # --- long clips ------------------------------------------------------------------------------
-
-    @property
-    def step_frames(self) -> int:
-        """Frames of a part that follow those it shares with the part before."""
-        return self.tokenizer.config.num_frames - self.shared_frames
-
-    @property
-    def shared_frames(self) -> int:
-        """Frames that one token of the shortest layer stands for."""
-        return min(layer.stride[0] for layer in self.tokenizer.code_layers)
-
-    def num_parts(self, num_frames: int) -> int:
-        """How many parts a clip of so many frames is made in."""
-        more = max(0, num_frames - self.tokenizer.config.num_frames)
-        return 1 + -(-more // self.step_frames)
-
-    def edge_cells(self, *, last: bool = False) -> torch.Tensor:
-        """Which tokens say what the first (`last`) shared frames show and nothing else, bool
-        (N,)."""
-        masks = []
-        layout = self.tokenizer.layout
-        for segment, layer in zip(layout.segments, self.tokenizer.code_layers, strict=True):
-            mask = torch.zeros(segment.shape, dtype=torch.bool)
-            if layer.stride[0] == self.shared_frames:
-                mask[-1 if last else 0] = True
-            masks.append(mask.flatten())
-        return torch.cat(masks)  # (N,)
-
-    @torch.no_grad()
-    def run(self, job: Job, *, preview_interval: int = 0) -> Iterator[Any]:
-        """Does a job: `VideoPreview`s, and the `VideoOutput` at last; see `GenerationPipeline`."""
-        assert isinstance(job, VideoJob)  # `prepare` made it
-        parts = self.num_parts(job.num_frames)
-        outputs: list[VideoOutput] = []
-        started = time.perf_counter()
-        for part in range(parts):
-            for item in super().run(job, preview_interval=preview_interval):
-                if isinstance(item, VideoOutput):
-                    outputs.append(item)
-                else:
-                    yield replace(item, part=part, num_parts=parts)
-            if self._interrupt:
-                break
-            if part + 1 < parts:
-                job = self._continued(job, outputs[-1])
-        yield self._joined(job, outputs, time.perf_counter() - started)
-
-    def _continued(self, job: VideoJob, output: VideoOutput) -> VideoJob:
-        """The job of the next part: it begins with what the part before ended with."""
-        tokens = output.tokens
-        assert tokens is not None  # every output has tokens
-        device, first = self._execution_device, self.edge_cells()
-        given = torch.zeros(len(tokens), len(first), dtype=torch.int64)
-        count = tokens.shape[1]  # of the layers that are made
-        given[:, first] = F.pad(tokens, (0, len(first) - count))[:, self.edge_cells(last=True)]
-        keep = first & (torch.arange(len(first)) < count)
-        keep = keep.expand(len(tokens), -1)
-        return replace(job, given=given.to(device), keep=keep.to(device))
-
-    def _joined(self, job: VideoJob, outputs: list[VideoOutput], seconds: float) -> VideoOutput:
-        """One output of all parts, cut to the frames that were asked for."""
-        shared, total = self.shared_frames, job.num_frames
-        frames: Any = None
-        if job.output_type != "tokens":
-            parts = [output.frames for output in outputs]
-            if job.output_type == "pil":
-                rows = zip(*parts, strict=True)
-                cut = [
-                    [clip if i == 0 else clip[shared:] for i, clip in enumerate(r)] for r in rows
-                ]
-                frames = [[frame for clip in clips for frame in clip][:total] for clips in cut]
-            else:
-                cut = [clip if i == 0 else clip[:, shared:] for i, clip in enumerate(parts)]
-                join = torch.cat if job.output_type == "pt" else np.concatenate
-                frames = join(cut, 1)[:, :total]
-        tokens = [output.tokens for output in outputs if output.tokens is not None]
-        stats = [output.stats for output in outputs if output.stats is not None]
-        summed = replace(stats[-1], seconds=seconds)
-        for name in ("steps", "passes", "tokens", "proposed", "accepted"):
-            summed = replace(summed, **{name: sum(getattr(s, name) for s in stats)})
-        return VideoOutput(frames=frames, tokens=torch.cat(tokens, 1), stats=summed)
 
     # --- what the loop asks for ------------------------------------------------------------------
 
@@ -353,16 +234,7 @@ class TextToVideoPipeline(GenerationPipeline):
         decode = self.wake(self.tokenizer).decode
         size = 1 if state.tokens.device.type == "cpu" else len(state.tokens)
         clips = [decode(rows[:, :count]) for rows in state.tokens.split(size)]
-        return to_frames(torch.cat(clips), job.output_type)
+        return to_frames(torch.cat(clips).transpose(1, 2), job.output_type)
 
     def _output(self, job: Job, media: Any, tokens: torch.Tensor, stats: DecodeStats) -> Any:
         return VideoOutput(frames=media, tokens=tokens, stats=stats)
-
-
-def to_frames(clips: torch.Tensor, output_type: str) -> Any:
-    """Clips (B, 3, T, H, W) in [-1, 1] as `VideoOutput.frames` has them."""
-    frames = clips.transpose(1, 2)  # (B, T, 3, H, W)
-    if output_type == "pil":
-        return [to_pil_list(clip) for clip in frames]
-    frames = frames.float().clamp(-1, 1) / 2 + 0.5
-    return frames.permute(0, 1, 3, 4, 2).cpu().numpy() if output_type == "np" else frames

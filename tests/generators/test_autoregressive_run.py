@@ -9,6 +9,7 @@ from studio.generators.autoregressive import AutoregressiveTransformer
 from studio.generators.guidance import Guidance
 from studio.layers.quantized_cache import QuantizedCache
 from studio.layers.rolling_cache import RollingCache
+from studio.layers.sink_memory import SinkMemory
 from studio.outputs import TokenLayout
 
 N = 36
@@ -100,3 +101,27 @@ def test_each_row_of_a_quantized_run_is_as_alone(build, make_condition, picture)
 def test_an_unknown_cache(build, make_condition):
     with pytest.raises(ValueError, match="cache 'paged' must be one of static"):
         build().start(make_condition("text"), cache="paged")
+
+
+@pytest.mark.parametrize("guidance", [None, Guidance(2.0)])
+def test_a_memory_of_blocks_before(build, make_condition, picture, guidance):
+    """Empty, it changes nothing; then all tokens see it, however many are fed at a time."""
+    model, condition = build(rope="1d"), make_condition("text")
+    plain = one_by_one(model.start(condition, guidance=guidance), picture)
+    memory = SinkMemory(torch.arange(12), alpha=0.5)
+    first = model.start(condition, guidance=guidance, memory=memory)
+    assert torch.equal(one_by_one(first, picture), plain)
+    first.remember()
+    later = model.start(condition, guidance=guidance, memory=memory)
+    wanted = one_by_one(later, picture)
+    assert not torch.allclose(wanted[:, 0], plain[:, 0])
+    assert later.lengths.tolist() == [N - 1] * 3
+    run = model.start(condition, guidance=guidance, memory=memory)
+    torch.testing.assert_close(in_chunks(run, picture), wanted)
+    tree = model.start(condition, guidance=guidance, memory=memory)
+    chain = torch.arange(-1, 4).expand(3, -1)
+    torch.testing.assert_close(tree.extend_tree(picture[:, :5], chain), wanted[:, :6])
+    with pytest.raises(ValueError, match="takes no memory"):
+        model.start(condition, cache="int8", memory=memory)
+    with pytest.raises(ValueError, match="remembers nothing"):
+        model.start(condition).remember()
