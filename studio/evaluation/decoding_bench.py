@@ -28,6 +28,7 @@ from studio.decoding.modes import EXACT, FAITHFUL, LOSSY, MODES, PLAIN
 from studio.env import need
 from studio.evaluation.features import ImageTextFeatures
 from studio.evaluation.generators import name_scenes, render, score_names
+from studio.evaluation.motion import direction_clips
 from studio.evaluation.report import hardware, hardware_line
 from studio.generators.conditioning import ClassCondition, Condition
 from studio.media.files import atomic_path
@@ -105,6 +106,10 @@ def make_batch(pipe, settings: Settings) -> tuple[Batch, list | None]:
     if "text_tokenizer" not in pipe.part_names():
         labels = torch.arange(count) % pipe.generator.config.num_classes
         return Batch(ClassCondition(labels).repeat(copies).to(device), seeds), None
+    if getattr(pipe, "medium", "image") == "video":  # no pictures: the features know no clips
+        data = direction_clips()
+        captions = [data.caption(i) for i in range(count)]
+        return Batch(pipe.encode_prompt(captions).repeat(copies).to(device), seeds), None
     scenes = name_scenes(count)
     if len(scenes) < count:
         raise ValueError(f"prompts {count} must be at most {len(scenes)}")

@@ -111,3 +111,22 @@ def test_the_rival_generates(pipe):
     batch, _ = bench.make_batch(pipe, bench.Settings(prompts=2, seeds=1))
     run = plain_bench.llama_generate(pipe.generator, pipe.make_strategy("plain"), batch)
     assert run().shape == (4, 16)
+
+
+def test_layers_of_a_clip_are_drafted(features):
+    """Coarse to fine, with drafts from the network's prior: the tokens of plain decoding."""
+    torch.manual_seed(0)
+    words = studio.CaptionTokenizer.train(["red apple moving left"] * 9, 300, max_length=40)
+    pipe = toys.video_pipeline(words)
+    options = {"token_levels": [4, 3], "head": "digits", "prior_dim": 8, "multiple_of": 8}
+    layers = {"rope": "3d", "place_embedding": True, **options}
+    pipe.generator = toys.text_generator("autoregressive", pipe.tokenizer, words, **layers)
+    for weight in pipe.generator.prior.parameters():  # nearly sure, so that drafts are right
+        torch.nn.init.normal_(weight, std=1.0)
+    modes = ("seed", "seed-prior", "exact-prior")
+    settings = bench.Settings(modes=modes, prompts=2, seeds=1, timed=2, batch_size=1)
+    figures = bench.race(pipe, settings, features=features)
+    rows = {row["mode"]: row for row in figures["rows"]}
+    assert rows["plain"]["passes"] == 28 and not any("fd" in row for row in rows.values())
+    assert all(rows[name]["equal"] == 2 for name in ("seed", "seed-prior"))
+    assert rows["seed-prior"]["passes"] <= 14 and rows["exact-prior"]["passes"] <= 14
