@@ -60,6 +60,7 @@ SWEEPS = {  # no temperature 0: seeds must differ
     },
 }
 PROMPT = "red apple"
+PICTURES = ("TextToImagePipeline", "ClassToImagePipeline")  # speech.py measures speech
 logger = logging.getLogger("bundled_models")
 
 
@@ -229,7 +230,8 @@ def main() -> None:
         figures["features"] = {**measure_features(features), "training": training}
         save()
     models = figures.setdefault("models", {})
-    infos = [i for i in list_models() if args.models is None or i.name in args.models]
+    infos = [i for i in list_models() if i.pipeline in PICTURES]
+    infos = [i for i in infos if args.models is None or i.name in args.models]
     for info in infos:
         logger.info("model %s", info.name)
         measure_model(info, models.setdefault(info.name, {}), features, args, save)

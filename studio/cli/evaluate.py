@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from studio.cli.values import parse_options, whole, whole_option
 
 DEFAULT = "image"
+SENTENCES = 50  # of held-out speech, in known voices and in held-out ones
 
 
 class _DefaultGroup(TyperGroup):
@@ -156,6 +157,87 @@ def generator(
     finish(report, out, data=Path(data))
 
 
+@app.command()
+def speech(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(help="Bundled names, folders or Hub ids; speech if absent."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder of sounds; if absent, held-out sentences that espeak-ng speaks, in the "
+            "voices of training and in others.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Out = Path("report"),
+    seconds: Annotated[float, typer.Option(help="Of every sound, from its start.")] = 10.0,
+    codecs: Annotated[
+        str | None, typer.Option(help="mp3,opus or none; all that are here if absent.")
+    ] = None,
+    count: Count = None,
+    batch: Annotated[int, whole_option("Sounds of a part that is kept.")] = 8,
+    sounds: Annotated[int, whole_option("Sounds on the page.")] = 6,
+    opinion: Annotated[
+        list[Path] | None,
+        typer.Option(help="TorchScript or ONNX file that scores a wave at 16 kHz, such as UTMOS."),
+    ] = None,
+    speaker: Annotated[
+        Path | None, typer.Option(help="Such a file that gives a vector for a speaker.")
+    ] = None,
+    recogniser: Annotated[
+        Path | None, typer.Option(help="Folder of a recogniser, for errors in what is heard.")
+    ] = None,
+    card: Annotated[
+        Path | None,
+        typer.Option(help="JSON of figures to put these into; the model's card is written anew."),
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Sound tokenizers over a folder of sounds, beside MP3 and Opus at their lowest rates."""
+    _check(out, device, count=count, batch=batch, sounds=sounds)
+    if not 0.1 <= seconds <= 600:
+        raise ValueError(f"--seconds {seconds:g} must lie between 0.1 and 600")
+    names = models or ["speech"]
+    wanted = None if codecs is None else [x for x in codecs.lower().split(",") if x != "none"]
+
+    from studio.evaluation.sound_judges import SoundJudges
+    from studio.evaluation.sound_networks import open_all
+    from studio.evaluation.sound_report import SoundEvaluation
+    from studio.evaluation.sounds import find_sounds, spoken_note, spoken_sounds
+    from studio.evaluation.speech_card import card_folder, write_speech_card
+    from studio.evaluation.subjects import open_tokenizers
+
+    spoken = count or SENTENCES
+    found = spoken_sounds(spoken) if data is None else find_sounds(data, limit=count)
+    folder = None if card is None else card_folder(names, synthetic=data is None)
+    networks = open_all(opinion or [], speaker, recogniser)
+    shard, place = _processes(device)
+    subjects = open_tokenizers(names, medium="sound")
+    for subject in subjects:
+        subject.model.to(place)
+    evaluation = SoundEvaluation(
+        subjects=subjects,
+        sounds=found,
+        judges=SoundJudges(networks),
+        folder=out,
+        seconds=seconds,
+        codecs=wanted,
+        batch_size=batch,
+        shown=sounds,
+        data_notes=[spoken_note(spoken)] if data is None else [],
+        shard=shard,
+    )
+    evaluation.check()
+    with Bar(quiet=not shard.is_main) as bar:
+        evaluation.progress = bar.update
+        report = evaluation.run()
+    if report is not None and card is not None and folder is not None:
+        typer.echo(f"wrote {write_speech_card(folder, card, codec=report)}")
+    finish(report, out, data=data or Path("held-out sentences"))
+
+
 def finish(report: Any, out: Path, *, data: Path) -> None:
     """Writes a report, prints its first table and where it is. Nothing where `report` is None: on
     all processes but the main one."""
@@ -210,7 +292,7 @@ def _check(out: Path, device: str, **least: int | None) -> None:
 
     check_device(device)
     for name, value in least.items():
-        lowest = {"pictures": 0, "count": 2}.get(name, 1)
+        lowest = {"pictures": 0, "sounds": 0, "count": 2}.get(name, 1)
         if value is not None and value < lowest:
             raise ValueError(f"--{name} {value} must be at least {lowest}")
     if out.exists() and not out.is_dir():

@@ -78,7 +78,7 @@ def model_card(
         "## Data\n\n"
         + DATA.format(names=figures.get("features", {}).get("names", "1,619"), kept=KEPT),
         "## Licence\n\n" + LICENCE,
-        _training(model.get("training", [])),
+        training_table(model.get("training", [])),
         "## Figures\n\nMeasured by `benchmarks/bundled_models.py` on "
         f"{hardware_line(figures['hardware'])}. {NOTE[0].upper()}{NOTE[1:]}: "
         "distances compare with each other only.",
@@ -106,7 +106,7 @@ def features_card(figures: dict[str, Any]) -> str:
         "top5": "name retrieved, top-5",
         "background_word": "background's colour word",
     }
-    rows = [[label, _share(f[key])] for key, label in labels.items() if key in f]
+    rows = [[label, share(f[key])] for key, label in labels.items() if key in f]
     parts = [
         FRONT.format(tag="image-feature-extraction", kind="evaluation", more="") + f"# {BUNDLED}",
         f"Picture and name features of {f['parameters']:,} parameters, trained on emoji renders to "
@@ -116,10 +116,10 @@ def features_card(figures: dict[str, Any]) -> str:
         "## Data\n\n"
         + DATA.format(names=f["names"], kept="All names were seen, since they judge others."),
         "## Licence\n\n" + LICENCE,
-        _training(f.get("training", [])),
+        training_table(f.get("training", [])),
         f"## Figures\n\nOver {f['pictures']} drawn pictures, against a gallery of {f['names']} "
         f"names; measured on {hardware_line(figures['hardware'])}.\n\n"
-        + _table(["figure", "value"], rows),
+        + markdown_table(["figure", "value"], rows),
         "## Limits\n\n- Names are a closed set; a sentence or a photograph means nothing to it.\n"
         "- Tinted pictures of things that differ by colour alone count as the same thing.",
     ]
@@ -144,14 +144,15 @@ def _introduction(name: str, model: dict[str, Any]) -> str:
     )
 
 
-def _training(runs: list[dict[str, Any]]) -> str:
+def training_table(runs: list[dict[str, Any]]) -> str:
+    """The section on training; empty where nothing is known."""
     if not runs:
         return ""
     rows = [
         [f"`{r['recipe']}`", f"{r['steps']:,}", f"{r['hours']:.2f}", r.get("hardware", "")]
         for r in runs
     ]
-    return "## Training\n\n" + _table(["recipe", "steps", "hours", "hardware"], rows)
+    return "## Training\n\n" + markdown_table(["recipe", "steps", "hours", "hardware"], rows)
 
 
 def _tokenizer(result: dict[str, Any] | None) -> str:
@@ -162,9 +163,9 @@ def _tokenizer(result: dict[str, Any] | None) -> str:
         for r in result["lengths"]
     ]
     return (
-        f"### Tokenizer\n\n{result['pictures']} held-out renders; {_share(result['codes_used'])} "
+        f"### Tokenizer\n\n{result['pictures']} held-out renders; {share(result['codes_used'])} "
         f"of {result['vocabulary']:,} codes used.\n\n"
-        + _table(["tokens", "bytes", "PSNR, dB", "SSIM", "feature distance"], rows)
+        + markdown_table(["tokens", "bytes", "PSNR, dB", "SSIM", "feature distance"], rows)
     )
 
 
@@ -186,7 +187,7 @@ def _codecs(model: dict[str, Any]) -> str:
         f"### Against codecs\n\n{result['pictures']} of the same pictures. Codecs may shrink "
         "the picture to a half, a quarter or an eighth and take the nearest byte count not below "
         "ours; where no file is so small, their smallest stands.\n\n"
-        + _table(["codec", "bytes", "PSNR, dB", "feature distance"], rows)
+        + markdown_table(["codec", "bytes", "PSNR, dB", "feature distance"], rows)
         + plot
     )
 
@@ -194,7 +195,7 @@ def _codecs(model: dict[str, Any]) -> str:
 def _generator(kind: str, result: dict[str, Any]) -> str:
     names, pairs = result["names"], result["combinations"]
     rows = [
-        [label, _share(names["generated"][key]), _share(names["real"][key])]
+        [label, share(names["generated"][key]), share(names["real"][key])]
         for key, label in (("top1", "name retrieved, top-1"), ("top5", "name retrieved, top-5"))
     ]
     for key, label in (("fd", "feature distance"), ("diversity", "diversity")):
@@ -207,14 +208,14 @@ def _generator(kind: str, result: dict[str, Any]) -> str:
         ("right", "object and colour right"),
         ("all_right", "all three right"),
     ):
-        rows.append([label, _share(pairs["generated"][key]), _share(pairs["real"][key])])
+        rows.append([label, share(pairs["generated"][key]), share(pairs["real"][key])])
     options = {k: v for k, v in result["decoding"].items() if k != "class"}
     used = ", ".join(f"{k} {v}" for k, v in options.items() if v is not None)
     return (
         f"### Generator: {kind}\n\n{names['count']} names drawn at random from all, then "
         f"{pairs['count']} held-out combinations; real renders are the ceiling. "
         f"Decoding: {result['decoding']['class']} ({used}).\n\n"
-        + _table(["figure", "generated", "real renders"], rows)
+        + markdown_table(["figure", "generated", "real renders"], rows)
     )
 
 
@@ -222,7 +223,7 @@ def _speed(speed: dict[str, Any] | None) -> str:
     if not speed:
         return ""
     rows = [[label.replace("_", " "), f"{value:.2f}"] for label, value in speed.items()]
-    return "### Speed\n\n" + _table(["what", "seconds"], rows)
+    return "### Speed\n\n" + markdown_table(["what", "seconds"], rows)
 
 
 def _sheet(kind: str, result: dict[str, Any]) -> str:
@@ -247,10 +248,12 @@ def _limits(limits: list[str] | None) -> str:
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
-def _share(value: float) -> str:
+def share(value: float) -> str:
+    """A share as per cent."""
     return f"{100 * value:.1f} %"
 
 
-def _table(head: list[str], rows: list[list[Any]]) -> str:
+def markdown_table(head: list[str], rows: list[list[Any]]) -> str:
+    """A table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)

@@ -73,11 +73,12 @@ class Curve:
 @dataclass(frozen=True)
 class Cell:
     """One medium that is shown: `file` in the report's folder (picture, sound or clip, by its
-    ending; None shows words alone), what it is, and a caption."""
+    ending; None shows words alone), what it is, a caption, and a `picture` of it to stand above."""
 
     label: str
     file: str | None = None
     caption: str = ""
+    picture: str | None = None
 
 
 @dataclass(frozen=True)

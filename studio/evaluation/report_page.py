@@ -10,6 +10,7 @@ import html
 import json
 import math
 import mimetypes
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -326,6 +327,8 @@ def _figure(cell: Cell, folder: Path) -> str:
     words = f"<b>{_text(cell.label)}</b>" + (f"<br>{_text(cell.caption)}" if cell.caption else "")
     medium, kind = _medium(cell, folder) if cell.file else ("", "")
     sound = " class='sound'" if kind == "audio" else ""
+    if cell.picture:
+        medium = _medium(replace(cell, file=cell.picture), folder)[0] + medium
     return f"<figure{sound}>{medium}<figcaption>{words}</figcaption></figure>"
 
 
