@@ -11,6 +11,7 @@ import sys
 
 import typer
 
+from studio.cli import app as web
 from studio.cli import (
     bench,
     convert,
@@ -42,6 +43,7 @@ for verb in (demo.demo, generate.generate, render.render, reconstruct.reconstruc
     app.command()(verb)
 for verb in (convert.convert, verify.verify, models.models, doctor.doctor):
     app.command()(verb)
+app.command()(web.app)
 app.add_typer(bench.app, name="bench")
 app.add_typer(evaluate.app, name="evaluate")
 

@@ -1,0 +1,187 @@
+"""What pages have in common: the studio, jobs as they run, tiles of results."""
+
+import secrets
+from collections.abc import Callable, Sequence
+
+import streamlit as st
+
+from studio.server.gallery import Item
+from studio.server.jobs import FAILED, QUEUED, RUNNING, Job, Picture, Snapshot
+from studio.server.settings import described
+from studio.server.studio import Studio, current
+
+POLL_SECONDS = 0.5
+TILE = 168  # pixels
+
+
+def studio() -> Studio:
+    """The studio that all visitors share."""
+    return current()
+
+
+def owner() -> str:
+    """A name of this visit, so that visitors take turns."""
+    return st.session_state.setdefault("owner", secrets.token_hex(8))
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 3 s, 0:42, 12:34 or 1:02:03."""
+    if seconds < 10:
+        return f"{seconds:.0f} s"
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, rest = divmod(rest, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def show(media: Picture | tuple[str, bytes], *, alt: str = "", width: int | str = "stretch"):
+    """A picture, a sound or a clip, by its type."""
+    mime, data = (media.mime, media.data) if isinstance(media, Picture) else media
+    alt = alt or (media.alt if isinstance(media, Picture) else "")
+    if mime.startswith("image/"):
+        st.image(data, width=width, alt=alt)
+    elif mime.startswith("audio/"):
+        st.audio(data, format=mime, alt=alt, width=width)
+    else:
+        st.video(data, format=mime, alt=alt, width=width, loop=True, muted=True, autoplay=True)
+
+
+def failed(call: Callable, *args, **options):
+    """What a call gives; a mistake is shown in its own words and gives None."""
+    try:
+        return call(*args, **options)
+    except (ValueError, OSError, ImportError) as error:
+        st.error(" ".join(str(error).split()), icon=":material/error:")
+        return None
+
+
+# --- jobs ----------------------------------------------------------------------------------------
+
+
+def status(snapshot: Snapshot, ahead: int) -> str:
+    """How a job stands, in a few words."""
+    if snapshot.state == QUEUED:
+        return "next" if ahead == 0 else f"waiting, {ahead} before it"
+    if snapshot.state == RUNNING:
+        left = "" if snapshot.left is None else f", {clock(snapshot.left)} left"
+        return f"{snapshot.note or 'starting'}{left}"
+    return snapshot.state
+
+
+def watch(job: Job, *, key: str = "") -> None:
+    """Shows a job while it runs, with a button that ends it; the page runs anew when it is over."""
+
+    @st.fragment(run_every=POLL_SECONDS)
+    def panel() -> None:
+        snapshot = job.snapshot()
+        if snapshot.finished:
+            st.rerun()
+        with st.container(horizontal=True, vertical_alignment="center"):
+            text = f"{status(snapshot, studio().queue.ahead(job.id))}"
+            st.progress(snapshot.share, text=text)
+            if st.button("Cancel", key=f"cancel{key}{job.id}", icon=":material/close:"):
+                studio().queue.cancel(job.id)
+        if snapshot.previews:
+            with st.container(horizontal=True):
+                for picture in snapshot.previews:
+                    wide = TILE if picture.mime.startswith("image/") else "stretch"
+                    show(picture, width=wide)
+
+    panel()
+
+
+def ended(snapshot: Snapshot) -> bool:
+    """Says so when a finished job did not end well; True when it did."""
+    if snapshot.state == FAILED:
+        st.error(snapshot.error or "failed", icon=":material/error:")
+    elif snapshot.state != "done":
+        st.info("Cancelled; what was finished before is kept.", icon=":material/block:")
+    return snapshot.state == "done"
+
+
+# --- results -------------------------------------------------------------------------------------
+
+
+def media_of(item: Item) -> tuple[str, bytes] | None:
+    """The type and bytes of an item's file; None when it is gone."""
+    try:
+        return item.mime, studio().gallery.read(item)
+    except ValueError:
+        return None
+
+
+def alt_of(item: Item) -> str:
+    """Words for those who don't see an item."""
+    return f"{item.title}, {described(item.request, without=('generator',))}"
+
+
+def tiles(items: Sequence[Item], *, key: str) -> None:
+    """Items beside each other, each with its buttons."""
+    with st.container(horizontal=True, gap="medium"):
+        for item in items:
+            tile(item, key=key)
+
+
+def tile(item: Item, *, key: str) -> None:
+    """One item: what it shows, its seed, star and details."""
+    wide = TILE if item.medium == "image" else 2 * TILE
+    with st.container(width=wide, gap="xsmall"):
+        media = media_of(item)
+        if media is None:
+            st.caption("its file is gone")
+            return
+        show(media, alt=alt_of(item), width=wide)
+        with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
+            st.caption(f"{item.title[:40]} · {item.request.get('seed', '')}", width="stretch")
+            if st.button(
+                ":material/more_horiz:",
+                key=f"{key}open{item.id}",
+                type="tertiary",
+                help="Details: settings, download, star, delete",
+            ):
+                details(item)
+
+
+def star_button(item: Item, *, key: str) -> None:
+    """Marks an item, or takes the mark away."""
+    name = ":material/star: Starred" if item.starred else ":material/star_border: Star"
+    if st.button(name, key=f"{key}star{item.id}"):
+        studio().gallery.star(item.id, not item.starred)
+        st.rerun()
+
+
+@st.dialog("Details", width="large")
+def details(item: Item) -> None:
+    """An item large, with its settings and everything that can be done with it."""
+    gallery, media = studio().gallery, media_of(item)
+    item = gallery.get(item.id) or item
+    if media is None:
+        st.caption("its file is gone")
+        return
+    left, right = st.columns([3, 2])
+    with left:
+        show(media, alt=alt_of(item))
+    with right:
+        st.subheader(item.title, anchor=False)
+        values = {k: v for k, v in item.request.items() if k not in ("schema", "count", "prompt")}
+        st.table({k.replace("_", " "): str(v)[:24] for k, v in values.items()}, border="horizontal")
+        cost = [f"{v} {k}" for k, v in item.stats.items() if k in ("tokens", "passes")]
+        if "seconds" in item.stats:
+            cost.append(f"{item.stats['seconds']:.2f} s")
+        st.caption(", ".join(cost))
+    with st.container(horizontal=True):
+        if st.button("Use settings", key="details-use", icon=":material/tune:", type="primary"):
+            st.session_state["restore"] = item.request
+            st.switch_page("pages/create.py")
+        name = f"{item.title[:40].strip() or item.id}-{item.request.get('seed', 0)}{item.suffix}"
+        st.download_button(
+            "Download",
+            media[1],
+            file_name=name,
+            mime=media[0],
+            icon=":material/download:",
+            on_click="ignore",
+        )
+        star_button(item, key="details")
+        if st.button("Delete", key="details-delete", icon=":material/delete:"):
+            gallery.delete(item.id)
+            st.rerun()

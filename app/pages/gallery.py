@@ -1,0 +1,68 @@
+"""Gallery: everything that was made, searched, starred, compared, deleted."""
+
+import streamlit as st
+from elements import alt_of, media_of, show, studio, tile
+
+from studio.server.media import KINDS
+from studio.server.settings import described
+
+PAGE = 24
+MEDIA = {kind.noun.capitalize() + "s": name for name, kind in KINDS.items()}
+
+
+def filters() -> list:
+    """The items that are wanted."""
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        words = st.text_input(
+            "Search", key="gallery-words", type="search", icon=":material/search:",
+            placeholder="words, seeds, models", persist_state="session",
+        )  # fmt: skip
+        medium = st.pills("Medium", list(MEDIA), key="gallery-medium", label_visibility="collapsed")
+        starred = st.toggle("Starred", key="gallery-starred")
+    return studio().gallery.search(words or "", medium=MEDIA.get(medium), starred=starred)
+
+
+def compare(items: list) -> None:
+    """Chosen items side by side, with what differs."""
+    keys = {key for item in items for key in item.request}
+    differs = [k for k in sorted(keys) if len({str(i.request.get(k)) for i in items}) > 1]
+    columns = st.columns(len(items))
+    for column, item in zip(columns, items, strict=True):
+        with column:
+            media = media_of(item)
+            if media is not None:
+                show(media, alt=alt_of(item))
+            same = [k for k in item.request if k not in differs]
+            st.caption(f"{item.title} · {described(item.request, without=same)}")
+
+
+def shown(items: list) -> None:
+    """One page of tiles."""
+    pages = -(-len(items) // PAGE)
+    page = 1
+    if pages > 1:
+        page = st.segmented_control(
+            "Page", range(1, pages + 1), default=1, required=True, label_visibility="collapsed"
+        )
+    with st.container(horizontal=True, gap="medium"):
+        for item in items[(page - 1) * PAGE : page * PAGE]:
+            with st.container(width="content", gap="xsmall"):
+                tile(item, key="gallery")
+                if choosing:
+                    st.checkbox("Compare", key=f"compare{item.id}")
+
+
+st.title("Gallery", anchor=False)
+items = filters()
+choosing = st.toggle(
+    "Compare", key="gallery-choosing", help="Choose up to four to see side by side"
+)
+if choosing:
+    chosen = [item for item in items if st.session_state.get(f"compare{item.id}")][:4]
+    if len(chosen) > 1:
+        compare(chosen)
+if items:
+    st.caption(f"{len(items)} of {len(studio().gallery)}")
+    shown(items)
+else:
+    st.info("Nothing here yet." if not len(studio().gallery) else "Nothing fits the search.")

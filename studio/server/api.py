@@ -1,0 +1,7 @@
+"""The REST API. (being written)"""
+
+from starlette.applications import Starlette
+
+
+def make_api():
+    return Starlette()

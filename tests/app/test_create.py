@@ -1,0 +1,150 @@
+"""Create: from a sentence to results, queue, cancel, reload, grids, variations, presets, files."""
+
+import io
+import threading
+
+from PIL import Image
+
+from studio.server.jobs import Job
+from tests.app.conftest import by_label
+
+
+def start(app, prompt="red apple", model="tiny", **numbers):
+    by_label(app.selectbox, "Model").set_value(model).run()
+    by_label(app.text_area, "Prompt").set_value(prompt)
+    by_label(app.text_input, "Seed").set_value("5")
+    for label, value in numbers.items():
+        by_label(app.number_input, label).set_value(value)
+    by_label(app.button, "Generate").click().run()
+    assert not app.exception, app.exception
+    return app
+
+
+def test_a_sentence_becomes_pictures(visit, place, finish):
+    app = start(visit(), Count=2)
+    assert finish(app).state == "done"
+    assert [item.request["seed"] for item in place.gallery.search("apple")] == [6, 5]
+    assert len(app.get("imgs")) == 2 and place.keeper.loaded()
+    (job,) = app.query_params["job"]
+    assert place.queue.get(job) is not None
+
+
+def test_a_page_loads_no_model_before_it_is_needed(visit, place):
+    visit()
+    assert place.keeper.loaded() == []
+
+
+def test_a_reload_finds_the_job_again(visit, place, finish):
+    app = start(visit())
+    (job,) = app.query_params["job"]
+    finish(app)
+    again = visit(job=job)
+    assert len(again.get("imgs")) == 1
+    assert any("red apple" in text.value for text in again.markdown)
+    assert not visit(job="0123456789abcdef").error
+
+
+def test_a_waiting_job_is_shown_and_cancelled(visit, place, finish):
+    opened = threading.Event()
+    place.queue.submit(Job(lambda job: opened.wait(60), kind="gate", title="gate"))
+    app = start(visit())
+    (cancel,) = [b for b in app.button if b.label == "Cancel" and b.key.startswith("cancel")]
+    cancel.click().run()
+    assert place.queue.jobs()[0].state == "cancelled"
+    opened.set()
+    app.run()
+    assert any("Cancelled" in text.value for text in app.info)
+
+
+def test_mistakes_are_told_in_one_line(visit, place):
+    app = visit()
+    by_label(app.button, "Generate").click().run()
+    assert any("prompt is missing" in error.value for error in app.error)
+    by_label(app.text_input, "Seed").set_value("-1")
+    by_label(app.button, "Generate").click().run()
+    assert any("seed '-1' must be" in error.value for error in app.error)
+    assert place.queue.jobs() == []
+
+
+def test_a_failed_job_says_why(visit, place, finish):
+    app = start(visit(), Tokens=99)
+    assert finish(app).state == "failed"
+    assert any("num_tokens 99" in error.value for error in app.error)
+
+
+def test_variations_and_grids(visit, place, finish):
+    app = start(visit(), prompt="{red|blue} apple")
+    assert len(finish(app).results) == 2
+    by_label(app.selectbox, "X axis").set_value("seed")
+    by_label(app.selectbox, "Y axis").set_value("generator")
+    by_label(app.text_input, "X values").set_value("0..2")
+    by_label(app.text_input, "Y values").set_value("masked, autoregressive")
+    by_label(app.button, "Generate").click().run()
+    assert len(finish(app).results) == 6
+    assert any("Seed 0, 1, 2" in caption.value for caption in app.caption)
+
+
+def test_presets_fill_in_settings_and_are_kept(visit, place):
+    app = visit()
+    by_label(app.selectbox, "Preset").set_value("Best guess").run()
+    assert by_label(app.number_input, "Temperature").value == 0.0
+    by_label(app.number_input, "Top k").set_value(7).run()
+    by_label(app.text_input, "Keep these settings as").set_value("mine").run()
+    by_label(app.button, "Keep").click().run()
+    assert not app.error, app.error
+    kept = place.workspace.read_json("presets.json", {})
+    assert kept == {"mine": {"temperature": 0.0, "top_k": 7}}
+    by_label(app.selectbox, "Preset").set_value("mine").run()
+    by_label(app.button, "Drop").click().run()
+    assert place.workspace.read_json("presets.json", {}) == {}
+
+
+def test_a_dropped_file_brings_its_settings_back(visit, place, made):
+    (item,) = made("blue apple on yellow", seed=123, temperature=0.5, generator="masked")
+    app = visit()
+    upload = by_label(app.file_uploader, "A file made here brings its settings back")
+    upload.set_value(("x.png", place.gallery.read(item), "image/png")).run()
+    assert not app.exception and not app.error
+    assert by_label(app.text_area, "Prompt").value == "blue apple on yellow"
+    assert by_label(app.text_input, "Seed").value == "123"
+    assert by_label(app.selectbox, "Model").value == "tiny"
+    assert by_label(app.number_input, "Temperature").value == 0.5
+    by_label(app.button, "Generate").click().run()
+    place.queue.jobs()[0].wait(timeout=60)
+    first, second = place.gallery.search("blue apple")
+    assert place.gallery.read(first) == place.gallery.read(second)
+
+
+def test_a_foreign_file_is_refused_in_words(visit, place):
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "PNG")
+    app = visit()
+    upload = by_label(app.file_uploader, "A file made here brings its settings back")
+    for data in (file.getvalue(), b"garbage", file.getvalue()[:30]):
+        upload.set_value(("../../x.png", data, "image/png")).run()
+        assert app.error and str(place.workspace.folder) not in app.error[0].value
+    assert list((place.workspace.folder / "uploads").iterdir()) == []
+
+
+def test_a_picture_to_begin_with(visit, place, finish):
+    file = io.BytesIO()
+    Image.new("RGB", (30, 20), "red").save(file, "PNG")
+    app = visit()
+    by_label(app.selectbox, "Model").set_value("tiny").run()
+    upload = by_label(app.file_uploader, "A picture to vary")
+    upload.set_value(("x.png", file.getvalue(), "image/png")).run()
+    by_label(app.slider, "Strength").set_value(0.5).run()
+    start(app)
+    assert finish(app).state == "done"
+    assert place.gallery.search("apple")[0].request["strength"] == 0.5
+
+
+def test_seeds_step_and_are_thrown(visit):
+    app = visit()
+    by_label(app.text_input, "Seed").set_value("7").run()
+    by_label(app.button, ":material/add:").click().run()
+    assert by_label(app.text_input, "Seed").value == "8"
+    by_label(app.button, ":material/remove:").click().run()
+    assert by_label(app.text_input, "Seed").value == "7"
+    by_label(app.button, ":material/casino:").click().run()
+    assert by_label(app.text_input, "Seed").value.isdigit()

@@ -1,0 +1,64 @@
+"""Gallery: search, star, compare, details, delete, and settings that go back to Create."""
+
+from tests.app.conftest import by_label
+
+
+def pictures(app):
+    return len(app.get("imgs"))
+
+
+def test_an_empty_gallery_says_so(visit):
+    assert any("Nothing here yet" in text.value for text in visit("gallery").info)
+
+
+def test_search_and_star(visit, place, made):
+    (apple,) = made("red apple", seed=1)
+    made("rocket", seed=2)
+    app = visit("gallery")
+    assert pictures(app) == 2
+    by_label(app.text_input, "Search").set_value("rocket").run()
+    assert pictures(app) == 1
+    by_label(app.text_input, "Search").set_value("zebra").run()
+    assert pictures(app) == 0 and "Nothing fits" in app.info[0].value
+    by_label(app.text_input, "Search").set_value("").run()
+    place.gallery.star(apple.id, True)
+    by_label(app.toggle, "Starred").set_value(True).run()
+    assert pictures(app) == 1
+
+
+def test_compare(visit, made):
+    for item in made("red apple", seed=1, count=2):
+        assert item
+    app = visit("gallery")
+    by_label(app.toggle, "Compare").set_value(True).run()
+    for box in app.checkbox:
+        box.check()
+    app.run()
+    assert not app.exception and pictures(app) == 4
+    assert any("seed 1" in caption.value for caption in app.caption)
+
+
+def test_details_star_and_delete(visit, place, made):
+    (item,) = made("red apple", seed=1)
+    app = visit("gallery")
+    opener = by_label(app.button, ":material/more_horiz:")
+    opener.click().run()
+    assert not app.exception
+    by_label(app.button, ":material/star_border: Star").click().run()
+    assert place.gallery.get(item.id).starred
+    by_label(app.button, ":material/more_horiz:").click().run()
+    by_label(app.button, "Delete").click().run()
+    assert len(place.gallery) == 0 and not app.exception
+
+
+def test_pages_of_many(visit, made):
+    made("red apple", seed=1, count=25)
+    app = visit("gallery")
+    assert pictures(app) == 24
+
+
+def test_a_lost_file_does_no_harm(visit, place, made):
+    (item,) = made("red apple", seed=1)
+    place.gallery.path(item).unlink()
+    app = visit("gallery")
+    assert any("file is gone" in caption.value for caption in app.caption)
