@@ -1,32 +1,46 @@
-"""`studio evaluate`: reports over a folder of data. One verb a medium; `image` when none is
-named."""
+"""`studio evaluate`: reports over a folder of data. One verb a medium; where none is named, that of
+the first model, and `image` for what is no pipeline."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from studio.cli.reporting import Bar, check_call, finish, open_judges, processes
 from studio.cli.values import parse_options, whole, whole_option
 
 DEFAULT = "image"
+VERBS = {"audio": "speech", "video": "video"}  # by what a pipeline makes
 SENTENCES = 50  # of held-out speech, in known voices and in held-out ones
 
 
 class _DefaultGroup(TyperGroup):
-    """`studio evaluate MODEL ...` is `studio evaluate image MODEL ...`."""
+    """`studio evaluate MODEL ...` is `studio evaluate image MODEL ...`, or another medium's."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Puts the default verb in front where none is named."""
         if args and args[0] not in {*self.commands, *ctx.help_option_names}:
-            args = [DEFAULT, *args]
+            args = [_verb_for(args[0]), *args]
         return super().parse_args(ctx, args)
+
+
+def _verb_for(name: str) -> str:
+    """The verb for a model: a bundled name or a folder; nothing is downloaded."""
+    from studio.cli.media_output import medium_of_folder
+    from studio.hub import INDEX, bundled_names, find_folder
+
+    try:
+        folder = find_folder(name) if name in bundled_names() else Path(name)
+        known = (folder / INDEX).is_file()
+        return VERBS.get(medium_of_folder(folder).name, DEFAULT) if known else DEFAULT
+    except (ValueError, OSError):
+        return DEFAULT
 
 
 app = typer.Typer(
     cls=_DefaultGroup,
-    help="Reports over a folder of data: JSON, CSV and a page. Without a verb: image.",
+    help="Reports over a folder of data: JSON, CSV and a page. Without a verb: the model's own.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -67,7 +81,7 @@ def image(
     device: Device = "auto",
 ) -> None:
     """Image tokenizers over a folder of pictures, beside JPEG, WebP and AVIF at equal bytes."""
-    _check(out, device, count=count, batch=batch, pictures=pictures)
+    check_call(out, device, count=count, batch=batch, pictures=pictures)
     counts = None if tokens is None else _lengths(tokens)
     names = None if codecs is None else [x for x in codecs.lower().split(",") if x != "none"]
 
@@ -76,8 +90,8 @@ def image(
     from studio.evaluation.subjects import open_tokenizers
 
     files = find_pictures(data, limit=count)
-    shard, place = _processes(device)
-    judges = _judges(lpips, inception, place)
+    shard, place = processes(device)
+    judges = open_judges(lpips, inception, place)
     subjects = open_tokenizers(models)
     for subject in subjects:
         subject.model.to(place)
@@ -126,7 +140,7 @@ def generator(
     device: Device = "auto",
 ) -> None:
     """Generators on the captions of a folder, beside its real pictures."""
-    _check(out, device, count=count, batch=batch, pictures=pictures)
+    check_call(out, device, count=count, batch=batch, pictures=pictures)
     if kind not in (None, "autoregressive", "masked", "all"):
         raise ValueError(f"--generator {kind!r} must be autoregressive, masked or all")
     options = parse_options(option or [])
@@ -135,8 +149,8 @@ def generator(
     from studio.evaluation.subjects import open_generators
 
     items = find_items(data, limit=count)
-    shard, place = _processes(device)
-    judges = _judges(None, inception, place)
+    shard, place = processes(device)
+    judges = open_judges(None, inception, place)
     subjects = open_generators(models, kind)
     for subject in subjects:
         subject.model.to(place)
@@ -196,7 +210,7 @@ def speech(
     device: Device = "auto",
 ) -> None:
     """Sound tokenizers over a folder of sounds, beside MP3 and Opus at their lowest rates."""
-    _check(out, device, count=count, batch=batch, sounds=sounds)
+    check_call(out, device, count=count, batch=batch, sounds=sounds)
     if not 0.1 <= seconds <= 600:
         raise ValueError(f"--seconds {seconds:g} must lie between 0.1 and 600")
     names = models or ["speech"]
@@ -213,7 +227,7 @@ def speech(
     found = spoken_sounds(spoken) if data is None else find_sounds(data, limit=count)
     folder = None if card is None else card_folder(names, synthetic=data is None)
     networks = open_all(opinion or [], speaker, recogniser)
-    shard, place = _processes(device)
+    shard, place = processes(device)
     subjects = open_tokenizers(names, medium="sound")
     for subject in subjects:
         subject.model.to(place)
@@ -238,96 +252,68 @@ def speech(
     finish(report, out, data=data or Path("held-out sentences"))
 
 
-def finish(report: Any, out: Path, *, data: Path) -> None:
-    """Writes a report, prints its first table and where it is. Nothing where `report` is None: on
-    all processes but the main one."""
-    if report is None:
-        return
-    from studio.cli.table import print_rows
-    from studio.evaluation.report_page import curves_missing, shown, write_report
+@app.command()
+def video(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(help="Bundled names, folders or Hub ids; emoji-motion if absent."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder of videos, of which the first frames are taken; held-out clips of "
+            "moving emoji if absent.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Out = Path("report"),
+    codecs: Annotated[
+        str | None, typer.Option(help="h264,vp9 or none; all that are here if absent.")
+    ] = None,
+    count: Count = None,
+    batch: Annotated[int, whole_option("Clips of a part that is kept.")] = 4,
+    clips: Annotated[int, whole_option("Clips on the page.")] = 6,
+    lpips: Lpips = None,
+    i3d: Annotated[
+        Path | None, typer.Option(help="Weight file of FVD's I3D network (rgb_imagenet.pt).")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Video tokenizers over clips, by layers, beside H.264 and VP9 at nearby bytes."""
+    check_call(out, device, count=count, batch=batch, clips=clips)
+    wanted = None if codecs is None else [x for x in codecs.lower().split(",") if x != "none"]
 
-    report.facts = {"data": data.resolve().name, **report.facts}
-    paths = write_report(report, out)
-    first = [row for row in report.rows if row.get("group") == report.rows[0].get("group")]
-    columns = [c for c in report.columns if any(row.get(c.key) is not None for row in first)]
-    print_rows([{c.label: shown(row.get(c.key), c) for c in columns} for row in first])
-    for path in paths:
-        typer.echo(f"wrote {path}")
-    if missing := curves_missing():
-        typer.echo(f"warning: {missing}", err=True)
+    from studio.evaluation.clips import HELDOUT, find_clips, heldout_clips
+    from studio.evaluation.i3d import I3D
+    from studio.evaluation.subjects import open_tokenizers
+    from studio.evaluation.video_judges import ClipJudges
+    from studio.evaluation.video_report import VideoEvaluation
 
-
-class Bar:
-    """What is being measured, how far it is, and the time left; a line each where there is no
-    terminal."""
-
-    def __init__(self, *, quiet: bool = False):
-        self._quiet = quiet
-
-    def __enter__(self) -> "Bar":
-        from rich.console import Console
-        from rich.progress import Progress
-
-        console = Console(stderr=True)
-        self._bar = Progress(console=console, disable=self._quiet or not console.is_terminal)
-        self._tasks: dict[str, Any] = {}
-        self._bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.stop()
-
-    def update(self, name: str, done: int, total: int) -> None:
-        """Called after every part."""
-        if name not in self._tasks:
-            self._tasks[name] = self._bar.add_task(name, total=total)
-        self._bar.update(self._tasks[name], completed=done)
-        if not self._quiet and done == total and not sys.stderr.isatty():
-            typer.echo(f"{name}: {total} of {total} parts", err=True)
-
-
-def _check(out: Path, device: str, **least: int | None) -> None:
-    from studio.cli.opening import check_device
-    from studio.media.files import check_writable
-
-    check_device(device)
-    for name, value in least.items():
-        lowest = {"pictures": 0, "sounds": 0, "count": 2}.get(name, 1)
-        if value is not None and value < lowest:
-            raise ValueError(f"--{name} {value} must be at least {lowest}")
-    if out.exists() and not out.is_dir():
-        raise NotADirectoryError(f"--out {str(out)!r} is a file, not a folder")
-    check_writable(out / "report.json")
+    found = heldout_clips(count or HELDOUT) if data is None else find_clips(data, limit=count)
+    shard, place = processes(device)
+    network = None if i3d is None else I3D.from_file(i3d)
+    judges = ClipJudges(open_judges(lpips, None, place), network).to(place)
+    subjects = open_tokenizers(models or ["emoji-motion"], medium="video")
+    for subject in subjects:
+        subject.model.to(place)
+    synthetic = "Clips of emoji that no tokenizer was trained on, on plain and gradient ground."
+    evaluation = VideoEvaluation(
+        subjects=subjects,
+        clips=found,
+        judges=judges,
+        folder=out,
+        codecs=wanted,
+        batch_size=batch,
+        shown=clips,
+        data_notes=[synthetic] if data is None else [],
+        shard=shard,
+    )
+    evaluation.check()
+    with Bar(quiet=not shard.is_main) as bar:
+        evaluation.progress = bar.update
+        report = evaluation.run()
+    finish(report, out, data=data or Path("held-out clips"))
 
 
 def _lengths(text: str) -> list[int]:
     return sorted({whole(part) for part in text.split(",")})
-
-
-def _processes(device: str):
-    """This process's share of the work, and the torch device for it."""
-    from studio.cli.opening import pick_device
-    from studio.evaluation.parts import this_shard
-    from studio.hub import import_diffusers
-
-    import_diffusers()
-    place = pick_device(device)
-    shard = this_shard(place)
-    if shard.count > 1 and place == "cuda":
-        place = f"cuda:{shard.local_index}"
-    return shard, place
-
-
-def _judges(lpips: list[Path] | None, inception: Path | None, device: str):
-    """The bundled features, and what the user has files for."""
-    from studio.evaluation.features import ImageTextFeatures
-    from studio.evaluation.inception import Inception
-    from studio.evaluation.judges import Judges
-    from studio.evaluation.lpips import Lpips
-
-    judges = Judges(
-        features=ImageTextFeatures.bundled(),
-        lpips=Lpips.from_files([*lpips]) if lpips else None,
-        inception=Inception.from_file(inception) if inception else None,
-    )
-    return judges.to(device)

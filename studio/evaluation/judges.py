@@ -62,11 +62,11 @@ class Judges:
         """What stands for the very weights in use, for the names of parts."""
         found = {}
         if self.features is not None:
-            found["features"] = _weights_digest(dict(self.features.state_dict()))
+            found["features"] = weights_digest(dict(self.features.state_dict()))
         if self.lpips is not None:
-            found["lpips"] = _weights_digest(self.lpips.weights)
+            found["lpips"] = weights_digest(self.lpips.weights)
         if self.inception is not None:
-            found["inception"] = _weights_digest(
+            found["inception"] = weights_digest(
                 {k: w for k, (w, _) in self.inception.weights.items()}
             )
         return found
@@ -132,7 +132,8 @@ def scales_note(size: int) -> str:
     return f"MS-SSIM of pictures of {size} pixels is measured on {count} scales instead of 5."
 
 
-def _weights_digest(weights: dict[str, torch.Tensor]) -> str:
+def weights_digest(weights: dict[str, torch.Tensor]) -> str:
+    """Sixteen hex digits of tensors by name."""
     total = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
         total.update(f"{name}{list(tensor.shape)}{tensor.dtype}".encode())

@@ -34,6 +34,12 @@ def find_pictures(folder: str | Path, *, limit: int | None = None) -> list[Pictu
         FileNotFoundError, NotADirectoryError: `folder` is none.
         ValueError: it holds no picture.
     """
+    return spread(files_of(folder, ENDINGS, "picture"), limit)
+
+
+def files_of(folder: str | Path, endings: tuple[str, ...], noun: str) -> list[PictureFile]:
+    """The files of a folder and its subfolders with some endings, in the order of names. Raises as
+    `find_pictures`, which `noun` names."""
     root = Path(folder)
     if not root.exists():
         raise FileNotFoundError(f"--data {str(folder)!r} does not exist")
@@ -42,14 +48,13 @@ def find_pictures(folder: str | Path, *, limit: int | None = None) -> list[Pictu
     paths = [
         path
         for path in root.rglob("*")
-        if path.suffix.lower() in ENDINGS
+        if path.suffix.lower() in endings
         and path.is_file()
         and not any(part.startswith(".") for part in path.relative_to(root).parts)
     ]
     if not paths:
-        known = ", ".join(ENDINGS)
-        raise ValueError(f"--data {str(folder)!r} holds no picture ({known})")
-    paths = spread(sorted(paths, key=lambda path: path.relative_to(root).as_posix()), limit)
+        raise ValueError(f"--data {str(folder)!r} holds no {noun} ({', '.join(endings)})")
+    paths = sorted(paths, key=lambda path: path.relative_to(root).as_posix())
     return [picture_file(path, path.relative_to(root).as_posix()) for path in paths]
 
 

@@ -1,5 +1,7 @@
 """`studio generate` and `studio reconstruct` with models of clips."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -95,3 +97,21 @@ def test_wrong_calls(fails, motion, tiny_model, tmp_path):
     picture.save(tmp_path / "p.png")
     args = ["reconstruct", tmp_path / "p.png", "-m", tiny_model]
     fails(*args, "--layers", 1, message="--layers is for clips")
+
+
+def test_evaluates_clips(call, fails, bundled, motion, tmp_path):
+    """Without a verb, as the model makes clips; its page plays them."""
+    bundled("emoji-features")
+    noise = torch.rand(2, 3, 2, 3, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    for i, clip in enumerate(torch.nn.functional.interpolate(noise, (9, 24, 20))):
+        write_video(tmp_path / "data" / f"{i}.mp4", clip, fps=8)
+    made = ["evaluate", motion, "--data", tmp_path / "data", "--codecs", "none", "--clips", 1]
+    done = call(*made, "--out", tmp_path / "r")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "r" / "report.json").read_text())["rows"]
+    assert [(row["layers"], row["tokens"]) for row in rows] == [(1, 4), (2, 20), (3, 28)]
+    assert "<video controls" in (tmp_path / "r" / "index.html").read_text()
+    assert "report.json" in done.stdout and "flicker" in done.stdout
+    args = ["evaluate", "video", motion, "--out", tmp_path / "s"]
+    fails(*args, "--data", tmp_path / "none", message="does not exist")
+    fails(*args, "--i3d", tmp_path / "i3d.pt", message="i3d.pt")
