@@ -60,6 +60,7 @@ SWEEPS = {  # no temperature 0: seeds must differ
     },
 }
 PROMPT = "red apple"
+PICTURES = ("TextToImagePipeline", "ClassToImagePipeline")
 PICTURES = ("TextToImagePipeline", "ClassToImagePipeline")  # speech.py measures speech
 logger = logging.getLogger("bundled_models")
 

@@ -22,6 +22,12 @@ PROMPTS = (
     "strawberry and lemon",
 )
 GROWING = ("red apple", "octopus on teal", "cat face on orange")
+CLIPS = (  # their motions are held out for none of these objects
+    "red apple moving left",
+    "rocket moving up",
+    "octopus turning on teal",
+    "cat face bouncing on orange",
+)
 SEED = 7
 
 
@@ -31,8 +37,9 @@ def demo(
     ] = Path("studio-demo"),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
-    """Write a page with pictures, growing prefixes, reconstructions and timings."""
+    """Write a page with pictures, growing prefixes, reconstructions, clips and timings."""
     from studio.cli import opening
+    from studio.cli.media_output import IMAGE, VIDEO, medium_of_folder
     from studio.cli.page import Page
     from studio.hub import list_models
     from studio.media.files import atomic_write, check_writable
@@ -44,11 +51,16 @@ def demo(
     if not infos:
         raise FileNotFoundError("no bundled model is installed; run: studio doctor")
     page, timings, samples = Page(), [], {}
-    for info in infos:
+    of_pictures = [info for info in infos if medium_of_folder(info.folder) is IMAGE]
+    for info in of_pictures:
         for kind in info.generators:
             pictures = _pictures(page, info, kind, device, timings)
             samples.setdefault(info.name, pictures)
-    _reconstructions(page, infos, samples, device)
+    if samples:
+        _reconstructions(page, of_pictures, samples, device)
+    for info in infos:
+        if medium_of_folder(info.folder) is VIDEO:
+            _clips(page, info, device, timings)
     page.table("Timings", timings, note=_machine())
     atomic_write(target, page.html())
     typer.echo(f"wrote {target}")
@@ -88,6 +100,46 @@ def _pictures(page, info, kind: str, device: str, timings: list[dict]) -> list:
     if kind == info.generators[0] and pipe.tokenizer.layout.prefix:
         _prefixes(page, pipe, info.name, output.tokens)
     return output.images
+
+
+def _clips(page, info, device: str, timings: list[dict]) -> None:
+    """Clips of a model, and the first of them from fewer layers of its tokens."""
+    import torch
+
+    from studio.cli import opening
+    from studio.cli.page import Figure
+    from studio.pipelines.video_parts import to_frames
+
+    begin = time.perf_counter()
+    pipe = opening.load("Pipeline", info.folder, device=device)
+    loaded = time.perf_counter() - begin
+    made = [pipe(text, generator=torch.Generator().manual_seed(SEED)) for text in CLIPS]
+    seconds = [output.stats.seconds for output in made]
+    timings.append(
+        {
+            "model": info.name,
+            "generator": info.generators[0],
+            "tokens": made[0].stats.tokens,
+            "network passes": made[0].stats.passes,
+            "load": f"{loaded:.1f} s",
+            "first picture": f"{seconds[0]:.2f} s",
+            f"each of {len(PROMPTS)}": f"{sum(seconds) / len(seconds):.2f} s (clips)",
+        }
+    )
+    typer.echo(f"{info.name}: {len(CLIPS)} clips in {sum(seconds):.1f} s")
+    figures = [Figure(out.frames[0], text) for out, text in zip(made, CLIPS, strict=True)]
+    command = f'studio generate "PROMPT" -m {info.name} --seed {SEED} -o clip.mp4'
+    page.gallery(f"{info.name}: clips", figures, note=command, columns=len(CLIPS))
+    tokenizer, figures = pipe.tokenizer, []
+    for layers in range(1, len(tokenizer.layout.segments) + 1):
+        count = tokenizer.num_tokens_of(layers)
+        clip = tokenizer.decode(made[0].tokens[:, :count].to(pipe.device)).detach()
+        bits = tokenizer.rate(count).bits
+        words = f"{layers} layer{'s' * (layers > 1)}: {count} tokens, {bits / 8:.0f} bytes"
+        frames = to_frames(clip.cpu().transpose(1, 2), "pil")[0]
+        figures.append(Figure(frames, words, alt=f"{CLIPS[0]} from {words}"))
+    note = f"{CLIPS[0]}: tokens come in layers, coarse ones first, and any first ones are a clip."
+    page.gallery(f"Layers of {info.name}", figures, note=note, columns=len(CLIPS))
 
 
 def prefix_lengths(total: int) -> list[int]:

@@ -9,6 +9,7 @@ import io
 from dataclasses import dataclass
 from typing import Any
 
+FRAME = 125  # milliseconds of a clip's frame
 _HEAD = """<!doctype html>
 <html lang="en">
 <head>
@@ -49,16 +50,27 @@ th, td { text-align: left; padding: .3rem 1rem .3rem 0; border-bottom: 1px solid
 
 @dataclass(frozen=True)
 class Figure:
-    """A PIL image with its caption; `alt` when the words for those who don't see it differ."""
+    """A PIL image, or a clip as a list of them, with its caption; `alt` when the words for those
+    who don't see it differ."""
 
     image: Any
     caption: str
     alt: str | None = None
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return (self.image[0] if isinstance(self.image, list) else self.image).size
+
 
 def data_uri(image: Any) -> str:
-    """A PIL image as the text of an `img` source."""
+    """A PIL image, or a clip as a list of them, as the text of an `img` source."""
     file = io.BytesIO()
+    if isinstance(image, list):
+        first, *others = image
+        times = {"duration": FRAME, "loop": 0}
+        first.save(file, "WEBP", save_all=True, append_images=others, lossless=True, **times)
+        return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode("ascii")
     image.save(file, format="PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
@@ -92,7 +104,7 @@ class Page:
             alt = html.escape(figure.alt or figure.caption, quote=True)
             self._parts.append(
                 f'<figure><img src="{data_uri(figure.image)}" alt="{alt}" '
-                f'width="{figure.image.width}" height="{figure.image.height}">'
+                f'width="{figure.size[0]}" height="{figure.size[1]}">'
                 f"<figcaption>{html.escape(figure.caption)}</figcaption></figure>\n"
             )
         self._parts.append("</div>\n")

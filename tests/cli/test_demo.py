@@ -7,10 +7,13 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+import torch
 from PIL import Image
 
-from studio.cli.demo import PROMPTS, prefix_lengths
+import studio
+from studio.cli.demo import CLIPS, PROMPTS, prefix_lengths
 from studio.cli.page import Figure, Page
+from tests import toys
 
 
 class Reader(HTMLParser):
@@ -41,7 +44,8 @@ def check_page(path):
     assert not re.search(r"https?:|@import|url\(", text)
     assert "prefers-color-scheme: dark" in text and 'lang="en"' in text
     for image in page.images:
-        assert image["alt"].strip() and image["src"].startswith("data:image/png;base64,")
+        kind = image["src"].partition(";")[0]
+        assert image["alt"].strip() and kind in ("data:image/png", "data:image/webp")
         data = base64.b64decode(image["src"].partition(",")[2])
         assert Image.open(io.BytesIO(data)).size == (int(image["width"]), int(image["height"]))
     return text, page
@@ -57,6 +61,20 @@ def test_demo_of_toy_models(call, tiny_model, monkeypatch, tmp_path):
     assert len(page.images) == 2 * len(PROMPTS) + 3 * 4 + 8
     for words in ("masked generator", "Growing prefixes", "Reconstructions", "Timings", PROMPTS[1]):
         assert words in text
+
+
+def test_clips_play_on_the_page(call, monkeypatch, tmp_path):
+    torch.manual_seed(0)
+    words = studio.CaptionTokenizer.train(["red apple moving left"] * 9, 300, max_length=40)
+    toys.video_pipeline(words).save_pretrained(tmp_path / "models" / "moves")
+    monkeypatch.setattr("studio.hub.PRETRAINED", tmp_path / "models")
+    done = call("demo", "--out", "page")
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    text, page = check_page(tmp_path / "page" / "index.html")
+    assert len(page.images) == len(CLIPS) + 3 and "Layers of moves" in text
+    for image in page.images:
+        clip = Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2])))
+        assert clip.n_frames == 8 and clip.format == "WEBP"
 
 
 def test_demo_without_models_or_room(fails, tiny_model, monkeypatch, tmp_path):
@@ -101,3 +119,16 @@ def test_prompts_are_what_the_models_know(bundled, name):
     known = {word for name in emoji_names() for word in name.split()}
     known |= set(COLORS) | {"on", "to", "and", "small"}
     assert {word for prompt in PROMPTS for word in prompt.split()} <= known
+
+
+def test_motions_of_clips_are_those_of_training():
+    from studio.data.colors import COLORS
+    from studio.data.emoji import emoji_names
+    from studio.data.motion import MOTIONS, is_heldout_pair
+
+    for prompt in CLIPS:
+        words, _, ground = prompt.partition(" on ")
+        motion = next(m for m in MOTIONS if words.endswith(f" {m}"))
+        name = words.removesuffix(f" {motion}")
+        assert ground in ("", *COLORS) and not is_heldout_pair(name, motion)
+        assert name in emoji_names()
