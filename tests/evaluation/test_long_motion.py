@@ -1,0 +1,31 @@
+"""Long clips under the check of motion."""
+
+import pytest
+import torch
+
+import studio
+from studio.env import emoji_font
+from studio.evaluation.features import ImageTextFeatures
+from studio.evaluation.long_motion import evaluate_long_motion, resident_mib
+from tests import toys
+
+
+@pytest.mark.skipif(not emoji_font(), reason="Noto Color Emoji is not installed")
+def test_first_middle_and_last_parts(bundled):
+    bundled("emoji-features")
+    torch.manual_seed(0)
+    words = studio.CaptionTokenizer.train(["red apple moving left"] * 9, 300, max_length=40)
+    pipe, done = toys.video_pipeline(words), []
+    report = evaluate_long_motion(
+        pipe,
+        features=ImageTextFeatures.bundled(),
+        count=1,
+        num_frames=26,
+        num_layers=3,
+        progress=lambda *numbers: done.append(numbers),
+    )
+    assert report["parts"] == 4 and done[-1] == (4, 4) and len(report["memory_mib"]) == 4
+    for part in ("first", "middle", "last"):
+        assert set(report[part]) == {"direction", "top1", "top5", "background"}
+    assert report["memory_growth_mib"] == 0.0  # from the fourth part to the last, which it is
+    assert report["frames_per_second"] > 0 and resident_mib() > 50
