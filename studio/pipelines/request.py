@@ -201,6 +201,11 @@ class Request:
         return find_class(self.decoding).from_config(config, **options)
 
 
+def number_fields() -> dict[str, tuple[type, float, float]]:
+    """The fields that are numbers: type, smallest and largest value; for descriptions."""
+    return dict(_RANGES)
+
+
 def _shown(value: Any) -> str:
     """A value for an error line, cut to a bearable length."""
     text = ascii(value) if isinstance(value, str) else repr(value)

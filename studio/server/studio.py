@@ -7,11 +7,13 @@ routes of the API share it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from studio.pipelines.request import Request
 from studio.server import making
+from studio.server.batches import Batches
 from studio.server.gallery import Gallery
 from studio.server.jobs import Job, JobQueue
 from studio.server.keeper import Keeper
@@ -46,6 +48,7 @@ class Studio:
         self.gallery = Gallery(self.workspace)
         self.keeper = Keeper(self.workspace, keep=keep, device=device, folders=models)
         self.queue = JobQueue(first=self.keeper.prepare)
+        self.batches = Batches(self.workspace, self.keeper, device=device)
 
     def generate(self, requests: Sequence[Request], *, owner: str = "") -> Job:
         """Puts the making of some requests into the queue, as one job.
@@ -60,8 +63,21 @@ class Studio:
         title = making.title(samples)
         return self.queue.submit(Job(work, kind="generate", title=title, owner=owner))
 
+    def run(
+        self,
+        work: Callable[[Job], Any],
+        *,
+        kind: str,
+        title: str,
+        owner: str = "",
+        urgent: bool = False,
+    ) -> Job:
+        """Puts any other work into the queue; see `Job`."""
+        return self.queue.submit(Job(work, kind=kind, title=title, owner=owner, urgent=urgent))
+
     def close(self) -> None:
-        """Ends the queue and lets others into the workspace."""
+        """Ends the queue and a running batch, and lets others into the workspace."""
+        self.batches.stop(timeout=20)
         self.queue.close()
         self.keeper.free()
         self.workspace.unlock()

@@ -24,7 +24,7 @@ def test_a_sentence_becomes_pictures(visit, place, finish):
     app = start(visit(), Count=2)
     assert finish(app).state == "done"
     assert [item.request["seed"] for item in place.gallery.search("apple")] == [6, 5]
-    assert len(app.get("imgs")) == 2 and place.keeper.loaded()
+    assert len(app.image) == 2 and place.keeper.loaded()
     (job,) = app.query_params["job"]
     assert place.queue.get(job) is not None
 
@@ -39,7 +39,7 @@ def test_a_reload_finds_the_job_again(visit, place, finish):
     (job,) = app.query_params["job"]
     finish(app)
     again = visit(job=job)
-    assert len(again.get("imgs")) == 1
+    assert len(again.image) == 1
     assert any("red apple" in text.value for text in again.markdown)
     assert not visit(job="0123456789abcdef").error
 

@@ -4,7 +4,7 @@ from tests.app.conftest import by_label
 
 
 def pictures(app):
-    return len(app.get("imgs"))
+    return len(app.image)
 
 
 def test_an_empty_gallery_says_so(visit):
