@@ -23,6 +23,7 @@ CLASSES: dict[str, str] = {
     "MaskGITTokenizer": "studio.tokenizers.maskgit",
     "WavTokenizer": "studio.tokenizers.wavtokenizer",
     "SpectralTokenizer": "studio.tokenizers.spectral",
+    "SemanticTokenizer": "studio.tokenizers.semantic",
     "LanguageCodec": "studio.tokenizers.languagecodec",
     "Vocos": "studio.tokenizers.vocos",
     "CosmosTokenizer": "studio.tokenizers.cosmos",

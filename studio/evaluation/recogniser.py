@@ -16,11 +16,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from studio.data.spelling import ALPHABET
+from studio.layers.ctc import best_path
 from studio.layers.spectrogram import LogMel
 from studio.layers.vocos import ConvNeXtBlock
 from studio.media.resampling import resample
 
-BLANK = 0
 _FLOOR = 1e-2
 
 
@@ -95,6 +95,4 @@ class Recogniser(ModelMixin, ConfigMixin):
 
     def letters(self, scores: torch.Tensor) -> str:
         """The best path of log-probabilities (T, V): repeats joined, blanks dropped."""
-        best = scores.argmax(-1).unique_consecutive().tolist()
-        text = "".join(self.config.alphabet[i - 1] for i in best if i != BLANK)
-        return " ".join(text.split())
+        return best_path(scores, self.config.alphabet)

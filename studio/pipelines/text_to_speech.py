@@ -284,6 +284,15 @@ class TextToSpeechPipeline(GenerationPipeline):
         tokens = codec.encode(silence.to(self._execution_device, codec.dtype)).tokens
         return tokens[0, 1 : count + 1].cpu()
 
+    def _speaker(self, job: SpeechJob) -> dict[str, int]:
+        """What is told to a codec whose tokens say words alone and which has speakers of its own;
+        its first one speaks for voices that it does not know."""
+        names = getattr(self.tokenizer, "speakers", None)
+        if names is None:
+            return {}
+        voice = self.voices[job.manner.voice]
+        return {"condition": names.index(voice) if voice in names else 0}
+
     def _bar(self, job: SpeechJob):
         longest = max(len(parts) for parts in job.samples)
         most = [max(p[i].count for p in job.samples if i < len(p)) for i in range(longest)]
@@ -321,7 +330,8 @@ class TextToSpeechPipeline(GenerationPipeline):
         started, tally, made = time.perf_counter(), _Tally(), []
         codec = self.wake(self.tokenizer)
         total, waves = job.total, []
-        for wave in codec.wave_stream(self._fresh(job, tally, made)):
+        fresh, told = self._fresh(job, tally, made), self._speaker(job)
+        for wave in codec.wave_stream(fresh, **told):
             wave = wave.float().cpu()
             waves.append(wave)
             yield AudioChunk(wave, self.sampling_rate, sum(map(len, made)), total)
@@ -355,12 +365,12 @@ class TextToSpeechPipeline(GenerationPipeline):
         audios: Any = None
         if job.output_type != "tokens":
             codec = self.wake(self.tokenizer)
-            place = self._execution_device
-            audios = (
-                [wave]
-                if wave is not None
-                else [codec.decode(row[None].to(place))[0].float().cpu() for row in tokens]
-            )
+            place, told = self._execution_device, self._speaker(job)
+            if wave is not None:
+                audios = [wave]
+            else:
+                made = (codec.decode(row[None].to(place), **told) for row in tokens)
+                audios = [audio[0].float().cpu() for audio in made]
             audios = [audio.clamp(-1, 1) for audio in audios]
         if job.output_type == "np":
             audios = [audio.numpy() for audio in audios]

@@ -178,11 +178,12 @@ class AudioTokenizer(Tokenizer):
 
         return crossfaded(piece, frames, **join)
 
-    def wave_stream(self, pieces: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+    def wave_stream(self, pieces: Iterable[torch.Tensor], **options) -> Iterator[torch.Tensor]:
         """The wave of codes that come in pieces, as soon as it is certain.
 
         Args:
             pieces: (B, K, t) each, in order.
+            options: as for `synthesize`.
 
         Yields:
             waves (B, L); joined they are the wave of all codes. What the decoder's `reach` still
@@ -191,7 +192,7 @@ class AudioTokenizer(Tokenizer):
         for codes, begin, end in ready_stretches(pieces, self.reach):
             first = max(0, begin - (self.reach or 0))
             stop = codes.shape[-1] if self.reach is None else end + self.reach
-            wave = self.synthesize(self.lookup(codes[..., first:stop]))
+            wave = self.synthesize(self.lookup(codes[..., first:stop]), **options)
             done = end == codes.shape[-1]
             yield wave[:, (begin - first) * self.hop : None if done else (end - first) * self.hop]
 

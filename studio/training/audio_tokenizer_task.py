@@ -16,7 +16,7 @@ from studio.training.audio_discriminators import AudioDiscriminators
 from studio.training.audio_losses import MelLoss, SpectralLoss
 from studio.training.ema import WeightAverage
 from studio.training.recipe import Recipe
-from studio.training.tasks import export_model, step_generator
+from studio.training.tasks import export_model, finish_tokens, step_generator
 
 SHOWN = 4  # utterances on a sheet
 
@@ -99,22 +99,15 @@ class AudioTokenizerTask:
         draws = torch.rand(size, 2, generator=generator)
         clips = []
         for index, (place, gain) in zip(chosen.tolist(), draws.tolist(), strict=True):
-            clip = _cut(self.sets["train"][index][0], self.length, place)
+            clip = cut_clip(self.sets["train"][index][0], self.length, place)
             clips.append(clip * 10 ** (-self.options["gain"] * gain / 20))
         return {"audio": torch.stack(clips).to(device)}  # (B, 1, L)
 
     def prepare(self, model: Tokenizer, average: WeightAverage, step: int) -> None:
         share = self.options["outline_share"] or self.options["encoder_share"]
         last = round(share * self.recipe.steps)
-        if step < last or share >= 1:
-            return
-        if step == last:
-            with torch.no_grad():
-                for name, parameter in model.named_parameters():
-                    parameter.copy_(average.shadow[name])
-            export_model(model, self.folder / "tokens-final")
-        for _, parameter in model.encoder_parameters():
-            parameter.requires_grad_(False)
+        if step >= last and share < 1:
+            finish_tokens(model, average, self.folder, write=step == last)
 
     def loss(self, model: nn.Module, batch: dict[str, Any], step: int) -> tuple[torch.Tensor, dict]:
         audio, o = batch["audio"], self.options
@@ -199,7 +192,7 @@ class AudioTokenizerTask:
         return scores
 
 
-def _cut(wave: torch.Tensor, length: int, place: float) -> torch.Tensor:
+def cut_clip(wave: torch.Tensor, length: int, place: float) -> torch.Tensor:
     """A clip (1, length) of a wave (1, L), from `place` (0 to 1) of the room there is; a shorter
     wave is put into silence."""
     room = wave.shape[-1] - length

@@ -1,7 +1,7 @@
 """Training the recogniser of the synthetic voices."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -24,10 +24,17 @@ class RecogniserTask:
     - `checked`: held-out sentences that are measured.
     """
 
+    defaults: ClassVar[dict[str, Any]] = {
+        "utterances": 4096,
+        "gain": 8.0,
+        "noise": 0.02,
+        "masked": 0.1,
+        "checked": 50,
+    }
+
     def __init__(self, recipe: Recipe, folder: Path):
         self.recipe, self.folder = recipe, folder
-        self.options: dict[str, Any] = {"utterances": 4096, "gain": 8.0, "noise": 0.02}
-        self.options |= {"masked": 0.1, "checked": 50}
+        self.options = dict(self.defaults)
         unknown = sorted(set(recipe.loss) - set(self.options))
         if unknown:
             known = ", ".join(self.options)
@@ -38,9 +45,12 @@ class RecogniserTask:
             for split in ("train", "heldout", "voice")
         }
 
+    def facts(self) -> dict[str, Any]:
+        """What the data say of the network's arguments."""
+        return {"sample_rate": self.sets["train"].sample_rate}
+
     def build(self) -> nn.Module:
-        rate = self.sets["train"].sample_rate
-        config = {"sample_rate": rate, **self.recipe.model.get("config", {})}
+        config = {**self.facts(), **self.recipe.model.get("config", {})}
         model: Any = find_class(self.recipe.model["class"])(**config)
         self.numbers = {letter: i for i, letter in enumerate(model.config.alphabet, 1)}
         self.sets["train"].render(self.options["utterances"])

@@ -22,6 +22,7 @@ TASKS = {
     "features": "studio.training.features_task:FeaturesTask",
     "audio_tokenizer": "studio.training.audio_tokenizer_task:AudioTokenizerTask",
     "recogniser": "studio.training.recogniser_task:RecogniserTask",
+    "semantic": "studio.training.semantic_task:SemanticTask",
     "speech": "studio.training.speech_task:SpeechTask",
     "drafter": "studio.training.drafter_task:DrafterTask",
 }
@@ -81,6 +82,19 @@ def load_part(folder: str | Path) -> Any:
         raise FileNotFoundError(f"{str(folder)!r} holds no config.json")
     name = json.loads(path.read_text(encoding="utf-8"))["_class_name"]
     return find_class(name).from_pretrained(folder).float().eval()
+
+
+def finish_tokens(model: Any, average: WeightAverage, folder: Path, *, write: bool) -> None:
+    """From here on a tokenizer's tokens are final: its encoder learns no more. With `write` the
+    averaged weights are taken over first and written to `tokens-final/`, so that generators can
+    start."""
+    if write:
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(average.shadow[name])
+        export_model(model, folder / "tokens-final")
+    for _, parameter in model.encoder_parameters():
+        parameter.requires_grad_(False)
 
 
 def tile(images: torch.Tensor, columns: int) -> torch.Tensor:

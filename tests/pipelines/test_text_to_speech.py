@@ -147,3 +147,19 @@ def test_parts_that_do_not_fit_are_refused(pipe):
     codec = speech_codec(levels=[3, 3])
     with pytest.raises(ValueError, match="generator makes tokens of 12, but the tokenizer reads"):
         TextToSpeechPipeline(codec, pipe.generator, pipe.decoding)
+
+
+def test_tokens_that_say_words_alone_get_the_voice_from_the_codec(pipe):
+    from studio.tokenizers.semantic import SemanticTokenizer
+    from tests.tokenizers.test_semantic import TINY
+
+    torch.manual_seed(0)
+    codec = SemanticTokenizer(**TINY, hop=400, speakers=["eve", "ben"], steps=2).eval()
+    made = TextToSpeechPipeline(codec, pipe.generator, pipe.decoding)
+    for voice, speaker in (("ada", 0), ("ben", 1)):  # the codec does not know ada
+        out = made("red kite", voice=voice, generator=torch.Generator().manual_seed(0))
+        told = codec.decode(out.tokens[0][None], condition=speaker)[0].clamp(-1, 1)
+        assert torch.allclose(told, out.audios[0], atol=1e-5)
+        generator = torch.Generator().manual_seed(0)
+        (*_, last) = made.stream("red kite", voice=voice, generator=generator)
+        assert torch.allclose(last.audios[0], out.audios[0], atol=1e-3)
