@@ -12,7 +12,6 @@ import typer
 from studio.cli.values import whole_option
 
 ENGINES = ("local", "ray")
-FORMATS = ("png", "webp", "jpg")
 _SAY_SECONDS = 10.0  # between lines where nobody watches a bar
 _SHOWN = 10  # failures told one by one
 
@@ -44,11 +43,16 @@ def render(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try failed jobs again.")
     ] = False,
-    format: Annotated[str, typer.Option(help="png, webp or jpg, for outputs without one.")] = "png",
+    format: Annotated[
+        str | None,
+        typer.Option(help="png, webp, jpg; wav, flac; mp4, gif, ... for outputs without one; by "
+                     "the model if absent."),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:  # fmt: skip
     """Make everything that a jobs file or a grid asks for. Run again, it goes on where it was."""
     from studio.cli import opening
+    from studio.rendering.media import FORMATS
     from studio.rendering.plan import make_plan
     from studio.rendering.render import render as run
     from studio.rendering.sheet import write_sheet
@@ -57,14 +61,15 @@ def render(
 
     opening.check_device(device)
     _check_choice("--engine", engine, ENGINES)
-    _check_choice("--format", format, FORMATS)
+    if format is not None:
+        _check_choice("--format", format, tuple(suffix[1:] for suffix in FORMATS))
     for name, value in (("--batch", batch), ("--attempts", attempts), ("--workers", workers)):
         if value is not None and not 1 <= value <= 1024:
             raise ValueError(f"{name} {value} must be a whole number from 1 to 1024")
     if address is not None and engine != "ray":
         raise ValueError(f"--address {address!r} is for --engine ray")
     wanted, columns = _wanted(jobs or [], grid or [])
-    plan = make_plan(wanted, models=model or [], suffix=f".{format}")
+    plan = make_plan(wanted, models=model or [], suffix=format and f".{format}")
     options = Options(
         folder=str(out.resolve()), plan="", device=device, batch=batch, attempts=attempts
     )

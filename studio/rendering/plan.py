@@ -24,7 +24,7 @@ from studio.hub import bundled_names, find_folder, identity, read_index
 from studio.media.files import atomic_write
 from studio.pipelines.request import Request
 from studio.rendering.jobs import MAX_JOBS, Wanted
-from studio.rendering.media import SUFFIXES, file_name
+from studio.rendering.media import FORMATS, IMAGE, Kind, file_name, kind_of
 
 _OWN = ("prompt", "class_label", "seed", "count")  # what jobs of one batch may differ in
 _PER_MODEL = ("model", "revision", "generator")
@@ -97,7 +97,7 @@ class Plan:
 
 
 def make_plan(
-    wanted: Iterable[Wanted], *, models: Iterable[str] = (), suffix: str = ".png"
+    wanted: Iterable[Wanted], *, models: Iterable[str] = (), suffix: str | None = None
 ) -> Plan:
     """The plan of a batch; every model is found and every name is free of clashes.
 
@@ -105,13 +105,14 @@ def make_plan(
         wanted: lines or cells.
         models: names, folders or Hub ids given beside the jobs; the first is for jobs that name
             none, and a job names a folder by its last part.
-        suffix: of outputs that name none, one of `SUFFIXES`.
+        suffix: of outputs that name none, one of `FORMATS` that all models can make; the usual one
+            of each model's medium when None.
 
     Raises:
         ValueError: one line that begins with the place of the first job that can't be planned.
     """
-    if suffix not in SUFFIXES:
-        raise ValueError(f"--format {suffix!r} must be one of {', '.join(SUFFIXES)}")
+    if suffix is not None and suffix not in FORMATS:
+        raise ValueError(f"--format {suffix!r} must be one of {', '.join(FORMATS)}")
     finder = _Models(list(models))
     seeds: Counter[str] = Counter()
     copies: Counter[str] = Counter()
@@ -121,7 +122,7 @@ def make_plan(
             request = finder.identified(line)
             if not line.seeded:
                 request = dataclasses.replace(request, seed=_seed(request, seeds))
-            jobs += _jobs(request, line, suffix, copies)
+            jobs += _jobs(request, line, finder.kind(request), suffix, copies)
         except ValueError as error:
             raise ValueError(f"{line.place}: {error}") from None
         if len(jobs) > MAX_JOBS:
@@ -181,6 +182,10 @@ class _Models:
             )
         return who
 
+    def kind(self, request: Request) -> Kind:
+        """What the model of an identified request makes."""
+        return kind_of(self._indexes[_label(request)]["_class_name"])
+
     def _check_wanted(self, request: Request) -> None:
         label = _label(request)
         if label not in self._indexes:
@@ -188,7 +193,8 @@ class _Models:
         index = self._indexes[label]
         if "generator" not in index:
             raise ValueError(f"model {request.model!r} generates nothing")
-        wanted = "prompt" if "text_tokenizer" in index else "class_label"
+        words = "text_tokenizer" in index or kind_of(index["_class_name"]) is not IMAGE
+        wanted = "prompt" if words else "class_label"
         if getattr(request, wanted) is None:
             raise ValueError(f"{wanted} is missing: model {request.model!r} needs one")
 
@@ -200,9 +206,17 @@ def _seed(request: Request, seen: Counter[str]) -> int:
     return int.from_bytes(hashlib.sha256(f"{seen[text]}{text}".encode()).digest()[:4])
 
 
-def _jobs(request: Request, line: Wanted, suffix: str, copies: Counter[str]) -> list[Job]:
+def _jobs(
+    request: Request, line: Wanted, kind: Kind, suffix: str | None, copies: Counter[str]
+) -> list[Job]:
     """A line's results, one a sample."""
-    name = None if line.output is None else file_name(line.output, suffix)
+    suffix = suffix or kind.suffixes[0]
+    if suffix not in kind.suffixes:
+        known = ", ".join(kind.suffixes)
+        raise ValueError(
+            f"--format {suffix!r} must be one of {known}: {request.model!r} makes {kind.noun}"
+        )
+    name = None if line.output is None else file_name(line.output, suffix, kind)
     made = []
     for i, seed in enumerate(request.seeds()):
         single = dataclasses.replace(request, seed=seed, count=1)

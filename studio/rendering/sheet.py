@@ -30,7 +30,8 @@ h1 { font-size: 1.3rem; } p, figcaption, nav { color: var(--dim); }
 nav a { margin-right: .6rem; color: inherit; } nav b { margin-right: .6rem; }
 .sheet { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); }
 .sheet.columns { grid-template-columns: repeat(var(--columns), minmax(0, 1fr)); }
-figure { margin: 0; } img { width: 100%; height: auto; border-radius: 4px; }
+figure { margin: 0; } img, video, audio { width: 100%; border-radius: 4px; }
+img, video { height: auto; }
 figcaption { font-size: .8rem; overflow-wrap: anywhere; }
 .failed { border: 1px solid var(--bad); border-radius: 4px; padding: .5rem; color: var(--bad); }
 @media (max-width: 40rem) { .sheet.columns { grid-template-columns: repeat(2, 1fr); } }"""
@@ -68,8 +69,21 @@ def _figures(jobs: Sequence[Job], store: Store) -> Iterator[str]:
             yield f'<figure class="failed"><strong>failed</strong> {error}'
         else:
             source, alt = quote(job.output), html.escape(_what(job), quote=True)
-            yield f'<figure><a href="{source}"><img src="{source}" alt="{alt}" loading="lazy"></a>'
+            yield f"<figure>{_shown(source, alt)}"
         yield f"<figcaption>{caption}</figcaption></figure>\n"
+
+
+def _shown(source: str, alt: str) -> str:
+    """The element for a file: a player, or a picture that leads to it."""
+    suffix = source.rpartition(".")[2].lower()
+    if suffix in ("mp4", "webm"):
+        return (
+            f'<video src="{source}" aria-label="{alt}" controls loop muted preload="metadata">'
+            + ("</video>")
+        )
+    if suffix in ("wav", "flac", "ogg"):
+        return f'<audio src="{source}" aria-label="{alt}" controls preload="none"></audio>'
+    return f'<a href="{source}"><img src="{source}" alt="{alt}" loading="lazy"></a>'
 
 
 def _what(job: Job) -> str:

@@ -24,7 +24,7 @@ from studio import hub
 from studio.registry import find_class
 from studio.rendering.batching import LARGEST, BatchSize, Memory, is_out_of_memory, parts
 from studio.rendering.leases import Lease
-from studio.rendering.media import write_media
+from studio.rendering.media import made_of, write_media
 from studio.rendering.owners import Heartbeat
 from studio.rendering.plan import Job, Plan
 from studio.rendering.store import ATTEMPTS, LEASE_SECONDS, Store
@@ -332,7 +332,7 @@ class Models:
         field = "prompt" if several == "prompt" else "class_label"
         call[several] = [getattr(job.request, field) for job in jobs]
         call["generator"] = [g for job in jobs for g in job.request.generators()]
-        return list(self._pipe(**call)[0])
+        return made_of(self._pipe, self._pipe(**call))
 
     def empty_cache(self) -> None:
         """Gives memory that nobody uses back to the device."""

@@ -105,7 +105,7 @@ def test_wrong_calls_are_one_line(fails, tiny_model, tmp_path):
     fails(
         "render", *GRID, *model, "--engine", "x", message="--engine 'x' must be one of local, ray"
     )
-    fails("render", *GRID, *model, "--format", "gif", message="--format 'gif' must be one of png")
+    fails("render", *GRID, *model, "--format", "gif", message="--format '.gif' must be one of .png")
     fails("render", *GRID, *model, "--workers", 0, message="--workers 0 must be a whole number")
     fails("render", *GRID, *model, "--batch", 0, message="--batch 0 must be a whole number from 1")
     fails("render", *GRID, *model, "--address", "x", message="--address 'x' is for --engine ray")

@@ -8,10 +8,13 @@ import torch
 from PIL import Image
 
 import studio
-from studio.media.video import read_request, read_video, video_info
-from studio.media.video_writer import write_video
+from studio.cli.reconstruct_video import Tally, through
+from studio.media.video import read_pieces, read_request, read_video, video_info
+from studio.media.video_writer import video_writer, write_video
+from studio.rendering.batching import Memory
+from studio.rendering.media import recorded_request
 
-pytest.importorskip("av")
+av = pytest.importorskip("av")
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +87,45 @@ def test_reconstructs_clips(call, fails, motion, tmp_path):
     )
 
 
+def test_long_files_take_no_more_memory(motion, tmp_path):
+    """600 frames through tokens and back at the peak of 150, and as many come back."""
+    tokenizer = studio.Pipeline.from_pretrained(motion).tokenizer
+    peaks = []
+    for frames in (150, 600):
+        path = tmp_path / f"{frames}.mp4"
+        with video_writer(path, fps=8) as write:
+            for start in range(0, frames, 50):
+                level = torch.linspace(-1, 1, 50)[:, None, None] * (start + 1) / frames
+                write(level.expand(3, 50, 32, 32))
+        memory, tally, count = Memory(torch.device("cpu")), Tally(), 0
+        memory.start()
+        for piece in through(tokenizer, read_pieces(path, chunk_frames=16), 1, tally):
+            count += piece.shape[2]
+        peaks.append(memory.peak())
+        assert count == tally.frames == frames
+    if None in peaks:
+        pytest.skip("this system does not tell what a process held at its peak")
+    assert peaks[1] < peaks[0] + 3 * 2**20  # all frames are 7 MiB
+
+
+def test_files_that_are_not_usual(call, motion, tmp_path):
+    """One frame, ten bits, uneven times and odd sizes: all come back as long and as large."""
+    for name, frames, size, format in (("one", 1, 16, "yuv420p"), ("ten", 5, 21, "yuv444p10le")):
+        with av.open(str(tmp_path / f"{name}.mp4"), "w") as container:
+            stream = container.add_stream("libx264", rate=10)
+            stream.width = stream.height = size
+            stream.pix_fmt = format
+            for number in range(frames):
+                frame = av.VideoFrame.from_ndarray(np.full((size, size, 3), 99, np.uint8), "rgb24")
+                frame.pts = number + 2 * (number > 2)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        done = call("reconstruct", f"{name}.mp4", "-m", motion, "-o", f"{name}-back.mp4")
+        assert done.returncode == 0, done.stderr
+        info = video_info(tmp_path / f"{name}-back.mp4")
+        assert (info.width, info.height) == (size, size) and info.frames >= frames
+
+
 def test_wrong_calls(fails, motion, tiny_model, tmp_path):
     args = ["generate", "red apple", "-m", motion]
     fails(*args, "-o", "a.png", message="'a.png' must end in one of .mp4, .webm, .gif, .webp")
@@ -91,8 +133,18 @@ def test_wrong_calls(fails, motion, tiny_model, tmp_path):
     fails(*args, "--strength", 0.5, message="--strength 0.5 needs --image")
     fails("generate", "-m", motion, message="PROMPT is missing: model 'moves' makes clips")
     fails("generate", "hi", "-m", tiny_model, "--frames", 9, message="is no option of model")
+    fails(*args, "--frames", 70000, message="num_frames 70000 must be a whole number from 1 to 655")
     (tmp_path / "cut.mp4").write_bytes(b"\0\0\0\x20ftypisom")
-    fails("reconstruct", tmp_path / "cut.mp4", "-m", motion, message="cut.mp4")
+    fails("reconstruct", tmp_path / "cut.mp4", "-m", motion, message="cut.mp4' is none, broken or")
+    (tmp_path / "empty.mp4").touch()
+    fails("reconstruct", tmp_path / "empty.mp4", "-m", motion, message="empty.mp4' is empty")
+    with av.open(str(tmp_path / "song.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=8000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        frame.rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    fails("reconstruct", tmp_path / "song.mp4", "-m", motion, message="song.mp4' holds sound only")
     picture = Image.new("RGB", (8, 8))
     picture.save(tmp_path / "p.png")
     args = ["reconstruct", tmp_path / "p.png", "-m", tiny_model]
@@ -115,3 +167,26 @@ def test_evaluates_clips(call, fails, bundled, motion, tmp_path):
     args = ["evaluate", "video", motion, "--out", tmp_path / "s"]
     fails(*args, "--data", tmp_path / "none", message="does not exist")
     fails(*args, "--i3d", tmp_path / "i3d.pt", message="i3d.pt")
+
+
+def test_renders_clips(call, fails, motion, tmp_path):
+    lines = [
+        {"prompt": "red apple moving left", "seed": 7, "num_frames": 11},
+        {"prompt": "red apple", "seed": 3, "output": "b.gif"},
+    ]
+    (tmp_path / "jobs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done = call("render", "jobs.jsonl", "--out", "out", "-m", motion, "--workers", 1)
+    assert done.returncode == 0, done.stderr
+    (film,) = (tmp_path / "out").glob("*.mp4")
+    assert video_info(film).frames == 11 and read_request(film)["num_frames"] == 11
+    assert read_request(tmp_path / "out" / "b.gif")["seed"] == 3
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert f'<video src="{film.name}"' in page and '<img src="b.gif"' in page
+    assert call("generate", "--from", film, "-m", motion, "-o", "again.mp4").returncode == 0
+    assert (tmp_path / "again.mp4").read_bytes() == film.read_bytes()
+    assert recorded_request(film) == read_request(film)  # how a rerun knows what stands there
+    args = ["render", "--grid", "prompt=a", "--out", tmp_path / "o", "-m", motion]
+    fails(*args, "--format", "png", message="--format '.png' must be one of .mp4")
+    (tmp_path / "j.jsonl").write_text('{"prompt": "a", "output": "x.png"}')
+    args = ["render", tmp_path / "j.jsonl", "--out", tmp_path / "o", "-m", motion]
+    fails(*args, message="output 'x.png' must end in one of .mp4")
