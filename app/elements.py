@@ -11,7 +11,7 @@ from studio.server.settings import described
 from studio.server.studio import Studio, current
 
 POLL_SECONDS = 0.5
-TILE = 168  # pixels
+TILE = 140  # pixels
 
 
 def studio() -> Studio:
@@ -89,6 +89,12 @@ def watch(job: Job, *, key: str = "") -> None:
     panel()
 
 
+def job_here(*kinds: str) -> Job | None:
+    """The job in the page's address, when it is of one of these kinds."""
+    job = studio().queue.get(st.query_params.get("job", ""))
+    return job if job is not None and job.kind in kinds else None
+
+
 def ended(snapshot: Snapshot) -> bool:
     """Says so when a finished job did not end well; True when it did."""
     if snapshot.state == FAILED:
@@ -144,8 +150,8 @@ def tile(item: Item, *, key: str) -> None:
 def star_button(item: Item, *, key: str) -> None:
     """Marks an item, or takes the mark away."""
     name = ":material/star: Starred" if item.starred else ":material/star_border: Star"
-    if st.button(name, key=f"{key}star{item.id}"):
-        studio().gallery.star(item.id, not item.starred)
+    star = studio().gallery.star
+    if st.button(name, key=f"{key}star{item.id}", on_click=star, args=(item.id, not item.starred)):
         st.rerun()
 
 
@@ -182,6 +188,11 @@ def details(item: Item) -> None:
             on_click="ignore",
         )
         star_button(item, key="details")
-        if st.button("Delete", key="details-delete", icon=":material/delete:"):
-            gallery.delete(item.id)
+        if st.button(
+            "Delete",
+            key="details-delete",
+            icon=":material/delete:",
+            on_click=gallery.delete,
+            args=(item.id,),
+        ):
             st.rerun()

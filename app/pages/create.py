@@ -264,13 +264,13 @@ def form(entries: list[Entry]) -> None:
     else:
         label = field(st.text_input, "prompt", "Class", placeholder="0")
         values["class_label"] = int(label) if (label or "").isdigit() else None
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        values["seed"] = field(st.text_input, "seed", "Seed", max_chars=19, width=150)
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="xsmall"):
+        values["seed"] = field(st.text_input, "seed", "Seed", max_chars=19, width=130)
         st.button(":material/remove:", on_click=new_seed, args=(-1,), help="Seed before")
         st.button(":material/add:", on_click=new_seed, args=(1,), help="Seed after")
         st.button(":material/casino:", on_click=new_seed, args=(None,), help="A random seed")
         values["count"] = field(
-            st.number_input, "count", "Count", min_value=1, max_value=100, value=1, width=120
+            st.number_input, "count", "Count", min_value=1, max_value=100, value=1, width=110
         )
     place = st.container()
     values |= of_medium(entry)

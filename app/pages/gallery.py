@@ -19,6 +19,7 @@ def filters() -> list:
         )  # fmt: skip
         medium = st.pills("Medium", list(MEDIA), key="gallery-medium", label_visibility="collapsed")
         starred = st.toggle("Starred", key="gallery-starred")
+        st.toggle("Compare", key="gallery-choosing", help="Up to four, side by side")
     return studio().gallery.search(words or "", medium=MEDIA.get(medium), starred=starred)
 
 
@@ -54,9 +55,7 @@ def shown(items: list) -> None:
 
 st.title("Gallery", anchor=False)
 items = filters()
-choosing = st.toggle(
-    "Compare", key="gallery-choosing", help="Choose up to four to see side by side"
-)
+choosing = st.session_state["gallery-choosing"]
 if choosing:
     chosen = [item for item in items if st.session_state.get(f"compare{item.id}")][:4]
     if len(chosen) > 1:

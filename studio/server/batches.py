@@ -106,7 +106,8 @@ class Batches:
             try:
                 wanted = read_jobs(path)
             except ValueError as error:
-                raise ValueError(str(error).replace(path.name, "table")) from None
+                line = str(error).replace(repr(str(path)), "").replace(path.name, "table")
+                raise ValueError(" ".join(line.split())) from None
         self._check(wanted)
         for other in SUFFIXES:
             (folder / f"jobs{other}").unlink(missing_ok=True)

@@ -177,8 +177,10 @@ def _stats(output: Any, count: int) -> dict[str, Any]:
 
 
 def _several(titles: list[str]) -> str:
-    more = f" and {len(titles) - 1} more" if len(titles) > 1 else ""
-    return f"{titles[0][:80]}{more}"
+    count, names = len(titles), list(dict.fromkeys(titles))
+    if len(names) > 1:
+        return f"{names[0][:80]} and {len(names) - 1} more"
+    return f"{names[0][:80]} × {count}" if count > 1 else names[0][:80]
 
 
 def title(samples: Sequence[Request]) -> str:

@@ -75,7 +75,7 @@ def test_the_whole_way(call, place, tmp_path):
     status, job = call(
         "POST", "/jobs", {"model": "tiny", "prompt": "red apple", "seed": 3, "count": 2}
     )
-    assert status == 202 and job["title"] == "red apple and 1 more"
+    assert status == 202 and job["title"] == "red apple × 2"
     job = wait(call, job)
     assert job["state"] == "done" and job["progress"] == 1 and len(job["results"]) == 2
     path = job["results"][1]["url"].removeprefix("/api/v1")

@@ -1,0 +1,154 @@
+"""Batch: a table of jobs, edited or uploaded, rendered beside the queue, stopped and resumed."""
+
+import csv
+import io
+import json
+
+import pandas as pd
+import streamlit as st
+from elements import clock, failed, studio
+
+COLUMNS = ["prompt", "seed", "count", "model", "output"]
+POLL = 1.0
+
+
+def rows_of(text: str, suffix: str) -> list[dict]:
+    """A table's rows for the editor; what does not parse is left out."""
+    if suffix == ".csv":
+        return list(csv.DictReader(io.StringIO(text)))
+    rows = []
+    for line in text.splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
+
+
+def text_of(table: pd.DataFrame) -> str:
+    """The editor's table as JSON lines, without empty cells."""
+    lines = []
+    for row in table.to_dict("records"):
+        kept = {k: v for k, v in row.items() if v not in (None, "") and v == v}
+        for name in ("seed", "count"):
+            if name in kept:
+                kept[name] = int(kept[name])
+        if kept:
+            lines.append(json.dumps(kept, ensure_ascii=False, default=str))
+    return "\n".join(lines) + "\n"
+
+
+def new_batch() -> None:
+    """A table from nothing, or from a file."""
+    name = st.text_input("Name", "batch-1", max_chars=64, key="batch-name")
+    upload = st.file_uploader(
+        "A jobs table", type=["jsonl", "csv"], max_upload_size=8, key="batch-file",
+        help="One job a line: prompt, seed, count, model, ... as for studio render",
+    )  # fmt: skip
+    if upload is not None:
+        suffix = ".csv" if upload.name.lower().endswith(".csv") else ".jsonl"
+        if st.button("Keep this table", type="primary", icon=":material/save:"):
+            text = failed(lambda: upload.getvalue().decode("utf-8"))
+            if text is not None:
+                keep(name, text, suffix)
+        return
+    start = pd.DataFrame(
+        [{"prompt": "red apple", "seed": 1, "count": 2, "model": None, "output": None},
+         {"prompt": "rocket", "seed": 2, "count": 2, "model": None, "output": None}]
+    )  # fmt: skip
+    names = [entry.name for entry in studio().keeper.entries() if entry.generates]
+    table = st.data_editor(
+        start, num_rows="dynamic", hide_index=True, key="batch-table", alt="the jobs of the batch",
+        column_config={
+            "prompt": st.column_config.TextColumn(width="large", max_chars=1000),
+            "seed": st.column_config.NumberColumn(min_value=0, step=1),
+            "count": st.column_config.NumberColumn(min_value=1, max_value=1024, step=1),
+            "model": st.column_config.SelectboxColumn(options=names),
+        },
+    )  # fmt: skip
+    if st.button("Keep this table", type="primary", icon=":material/save:"):
+        keep(name, text_of(table), ".jsonl")
+
+
+def keep(name: str, text: str, suffix: str) -> None:
+    """Keeps a table and turns to it."""
+    count = failed(studio().batches.save, name, text, suffix=suffix)
+    if count is not None:
+        st.query_params["batch"] = name
+        st.session_state["batch-chosen"] = name
+        st.toast(f"{count} jobs are kept as {name}.", icon=":material/save:")
+
+
+def progress(name: str) -> None:
+    """How a batch stands, with its buttons; renews itself while it runs."""
+    batches = studio().batches
+    running = batches.running() == name
+
+    @st.fragment(run_every=POLL if running else None)
+    def panel() -> None:
+        now = batches.standing(name)
+        if running and batches.running() != name:
+            st.rerun()
+        settled = now.done + now.failed
+        left = "" if now.left is None else f", {clock(now.left)} left"
+        fails = f", {now.failed} failed" if now.failed else ""
+        if now.total:
+            st.progress(settled / now.total, f"{now.done} of {now.total} done{fails}{left}")
+        else:
+            st.caption("Not begun.")
+        if now.error:
+            st.error(now.error, icon=":material/error:")
+        pictures(name)
+
+    with st.container(horizontal=True):
+        if running:
+            st.button("Stop", on_click=batches.stop, icon=":material/stop:")
+        else:
+            standing = batches.standing(name)
+            word = "Resume" if standing.total and not standing.finished else "Run"
+            if st.button(word, type="primary", icon=":material/play_arrow:"):
+                failed(batches.start, name)
+                st.rerun()
+            if standing.failed and st.button("Try failed jobs again"):
+                failed(batches.start, name, retry_failed=True)
+                st.rerun()
+    panel()
+    failures = batches.failures(name)
+    if failures:
+        st.dataframe(pd.DataFrame(failures), hide_index=True)
+
+
+def pictures(name: str) -> None:
+    """The newest results."""
+    found = studio().batches.results(name, last=24)
+    with st.container(horizontal=True):
+        for path in found:
+            if path.suffix in (".png", ".webp", ".jpg", ".gif"):
+                st.image(path.read_bytes(), width=96, alt=path.stem)
+
+
+st.title("Batch", anchor=False)
+known = studio().batches.names()
+asked = st.query_params.get("batch")
+left, right = st.columns([2, 3], gap="large")
+with left:
+    with st.expander("New table", expanded=not known, icon=":material/add:"):
+        new_batch()
+    known = studio().batches.names()
+    if known:
+        st.session_state.setdefault("batch-chosen", asked if asked in known else known[0])
+        if st.session_state["batch-chosen"] not in known:
+            st.session_state["batch-chosen"] = known[0]
+        chosen = st.selectbox("Batch", known, key="batch-chosen")
+        st.query_params["batch"] = chosen
+        text, suffix = studio().batches.text(chosen)
+        st.dataframe(pd.DataFrame(rows_of(text, suffix)), hide_index=True, height=240)
+        st.download_button("Download the table", text, file_name=f"{chosen}{suffix}")
+with right:
+    if known:
+        st.subheader(chosen, anchor=False)
+        progress(chosen)
+    else:
+        st.caption("A batch runs beside the queue; stopped, it goes on where it was.")

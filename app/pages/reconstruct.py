@@ -1,0 +1,152 @@
+"""Reconstruct: what tokenizers keep of a picture, a sound or a clip, and at what cost."""
+
+import math
+
+import altair as alt
+import pandas as pd
+import streamlit as st
+from elements import ended, failed, job_here, owner, show, studio, watch
+
+from studio.server import coding
+from studio.server.media import KINDS, kind_of_file
+
+PATIENCE = 60  # seconds that a slider waits
+NAMES = {"image": ("PSNR", "SSIM"), "audio": ("SI-SDR", "STOI"), "video": ("PSNR", "SSIM")}
+
+
+def begin(upload, models: list[str]) -> None:
+    """Puts the comparison into the queue."""
+    data, name, place = upload.getvalue(), upload.name, studio()
+
+    def work(job):
+        with place.workspace.uploaded(name, data) as path:
+            return coding.comparison(job, place.keeper, path, models)
+
+    title = f"reconstructions by {', '.join(models)}"
+    job = failed(place.run, work, kind="reconstruct", title=title, owner=owner())
+    if job is not None:
+        st.query_params["job"] = job.id
+
+
+def decoded(coded: coding.Coded, count: int):
+    """The first tokens decoded; by the worker, unless they were before."""
+    if count in coded.shown:
+        return coded.shown[count]
+    place = studio()
+
+    def work(job):
+        return coding.decode(place.keeper.open_tokenizer(coded.name), coded, count)
+
+    job = failed(place.run, work, kind="prefix", title="a prefix", owner=owner(), urgent=True)
+    if job is None:
+        return None
+    with st.spinner("decoding"):
+        end = job.wait(timeout=PATIENCE)
+    if end.error or not end.finished:
+        st.error(end.error or "The queue is busy; try again when its jobs are done.")
+    return job.value
+
+
+def figures(coded: coding.Coded, count: int) -> None:
+    """What a count costs and keeps."""
+    point, names = coded.point(count), NAMES[coded.medium]
+    if point is None:
+        return
+    bits = coded.bits(count)
+    unit = f"{bits / 8:.0f} bytes" if bits < 80_000 else f"{bits / 8192:.1f} KiB"
+    parts = [f"{count} tokens", unit, f"{names[0]} {point.psnr:.2f} dB"]
+    if not math.isnan(point.ssim):
+        parts.append(f"{names[1]} {point.ssim:.3f}")
+    if coded.medium == "audio":
+        parts.append(f"{bits / (coded.real.shape[-1] / coded.rate):.0f} bits a second")
+    st.caption(" · ".join(parts))
+
+
+def one(coded: coding.Coded) -> None:
+    """One tokenizer: slider and reconstruction."""
+    st.markdown(f"**{coded.name}**")
+    count = coded.counts[-1]
+    if len(coded.counts) > 1:
+        count = st.select_slider(
+            "Tokens", coded.counts, value=count, key=f"count-{coded.name}",
+            help="Decodes the first so many tokens",
+        )  # fmt: skip
+    shown = decoded(coded, count)
+    if shown is not None:
+        show(shown, width=280 if coded.medium != "audio" else "stretch")
+    if coded.medium == "audio" and shown is not None:
+        show(coding.spectrogram(coded.real, "spectrogram of the original"))
+    figures(coded, count)
+
+
+def curve(found: coding.Comparison) -> None:
+    """Quality against bytes, of tokenizers and codecs."""
+    quality = NAMES[found.coded[0].medium][0]
+    points = [(p, "tokens") for coded in found.coded for p in coded.points]
+    points += [(p, "codec") for p in found.codecs]
+    if len(points) < 3:
+        return
+    rows = pd.DataFrame(
+        [{"bytes": p.bytes, quality: p.psnr, "by": p.name, "kind": kind} for p, kind in points]
+    )
+    lines = (
+        alt.Chart(rows)
+        .mark_line(point=True)
+        .encode(
+            x=alt.X("bytes:Q", scale=alt.Scale(type="log"), title="bytes"),
+            y=alt.Y(f"{quality}:Q", scale=alt.Scale(zero=False), title=f"{quality} in dB"),
+            color=alt.Color("by:N", title=None, legend=alt.Legend(orient="bottom")),
+            strokeDash=alt.StrokeDash("kind:N", legend=None, sort=["tokens", "codec"]),
+            tooltip=[
+                "by",
+                alt.Tooltip("bytes:Q", format=".0f"),
+                alt.Tooltip(quality, format=".2f"),
+            ],
+        )
+        .properties(height=320)
+    )
+    st.subheader("Rate and distortion", anchor=False)
+    words = f"{quality} against bytes of {', '.join(sorted(set(rows['by'])))}"
+    st.altair_chart(lines, alt=words)
+    if found.codecs:
+        st.caption(
+            "Codecs may shrink the picture first, and their files count with headers; tokens count "
+            "without, since the model knows the rest."
+        )
+    with st.expander("As a table"):
+        st.dataframe(rows, hide_index=True)
+
+
+st.title("Reconstruct", anchor=False)
+kinds = [suffix[1:] for kind in KINDS.values() for suffix in kind.suffixes]
+upload = st.file_uploader("A picture, a sound or a clip", type=kinds, max_upload_size=64)
+if upload is not None:
+    kind = failed(kind_of_file, upload.name)
+    entries = [e for e in studio().keeper.entries() if kind and e.medium == kind.name]
+    names = [entry.name for entry in entries]
+    if kind and not names:
+        st.info(f"No model here takes {kind.noun}s apart.")
+    chosen = st.multiselect("Tokenizers", names, default=names[:1]) if names else []
+    if chosen and st.button("Reconstruct", type="primary", icon=":material/compare:"):
+        begin(upload, chosen)
+job = job_here("reconstruct")
+if job is None:
+    st.caption("Drop a file to see what is left of it after a few hundred bits.")
+elif not job.finished:
+    watch(job)
+elif ended(job.snapshot()) and job.value is not None:
+    found = job.value
+    for start in range(0, len(found.coded) + 1, 3):
+        columns = st.columns(3)
+        for place, column in enumerate(columns, start):
+            with column:
+                if place == 0:
+                    st.markdown("**Original**")
+                    medium = found.coded[0].medium
+                    show(found.coded[0].original, width=280 if medium != "audio" else "stretch")
+                    st.caption("as the tokenizer sees it")
+                elif place <= len(found.coded):
+                    one(found.coded[place - 1])
+    curve(found)
+elif job.state == "done":
+    st.caption("This comparison is no longer kept; drop the file again.")

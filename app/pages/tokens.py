@@ -1,0 +1,179 @@
+"""Tokens: what each one changes, which codes are used, swapping them, pictures as token files."""
+
+import io
+
+import pandas as pd
+import streamlit as st
+from elements import ended, failed, job_here, owner, show, studio, watch
+
+from studio.server import coding, token_view
+from studio.server.jobs import Picture
+
+PATIENCE = 60
+WIDTH = 256
+
+
+def pictures() -> list:
+    """Tokenizers of pictures."""
+    return [entry.name for entry in studio().keeper.entries() if entry.medium == "image"]
+
+
+def encoded(name: str, upload) -> tuple:
+    """The job's work: an upload as tokens and as the tokenizer sees it."""
+    place, data = studio(), upload.getvalue()
+    if upload.name.lower().endswith(".tokens"):
+        opened = place.keeper.open_tokenizer(name)
+        tokens = token_view.from_file(opened, data)
+        return opened, tokens, token_view.decoded(opened, tokens, "the picture of the token file")
+    with place.workspace.uploaded(upload.name, data) as path:
+        opened = place.keeper.open_tokenizer(name)
+        coded = coding.encode(opened, path)
+        return opened, coded.tokens, coded.original
+
+
+def wait_for(work, title: str):
+    """What quick work gives; None when it failed, with the reason shown."""
+    job = failed(studio().run, work, kind="tokens", title=title, owner=owner(), urgent=True)
+    if job is None:
+        return None
+    with st.spinner(title):
+        end = job.wait(timeout=PATIENCE)
+    if end.error or not end.finished:
+        st.error(end.error or "The queue is busy; try again when its jobs are done.")
+    return job.value
+
+
+def open_up(name: str, upload) -> None:
+    """Puts the anatomy of a picture into the queue."""
+
+    def work(job):
+        job.say(f"loading {name}")
+        opened, tokens, seen = encoded(name, upload)
+        return token_view.anatomy(job, opened, tokens, seen), token_view.to_file(opened, tokens)
+
+    job = failed(studio().run, work, kind="tokens", title=f"tokens of {name}", owner=owner())
+    if job is not None:
+        st.query_params["job"] = job.id
+
+
+def anatomy(found: token_view.Anatomy, file: bytes) -> None:
+    """A picture opened up."""
+    total = len(found.tokens)
+    left, middle, right = st.columns(3)
+    with left:
+        st.markdown("**What the tokenizer sees**")
+        show(found.seen, width=WIDTH)
+        st.download_button(
+            f"Download as tokens, {len(file)} bytes", file, file_name="picture.tokens",
+            on_click="ignore", icon=":material/download:",
+        )  # fmt: skip
+    with middle:
+        index = st.slider("Token", 0, total - 1, 0, key="token-index")
+        show(found.overlay(index), width=WIDTH)
+        place = ""
+        if found.grid is not None:
+            place = f", row {index // found.grid[1]}, column {index % found.grid[1]}"
+        share = found.strength[index] / max(float(found.strength.sum()), 1e-9)
+        st.caption(f"code {found.tokens[index]}{place}; {share:.1%} of all change")
+    with right:
+        st.markdown("**Who changes what most**")
+        show(found.map(), width=WIDTH)
+        st.caption("A colour for each token: the first ones red, the last ones violet.")
+    st.markdown("**How much each token changes**")
+    rows = pd.DataFrame({"token": range(total), "change": found.strength})
+    st.bar_chart(rows, x="token", y="change", height=180, alt="mean change of each token in turn")
+
+
+def use_of_codes(found: token_view.Anatomy) -> None:
+    """Which codes there are."""
+    use = token_view.usage(found.tokens, found.vocab_size)
+    left, right = st.columns([1, 2])
+    with left:
+        show(token_view.code_picture(found.tokens, found.grid, found.vocab_size), width=WIDTH)
+    with right:
+        st.metric("Distinct codes", f"{use.distinct} of {use.tokens} tokens")
+        st.metric("Entropy", f"{use.entropy:.2f} of {use.most:.2f} bits")
+        rows = pd.DataFrame(use.top, columns=["code", "times"]).astype({"code": str})
+        st.bar_chart(
+            rows, x="code", y="times", height=180, alt="how often the commonest codes occur"
+        )
+
+
+def swap(name: str) -> None:
+    """Tokens of one picture in another."""
+    left, right = st.columns(2)
+    with left:
+        ours = st.file_uploader("First picture", type=TYPES, key="swap-a", max_upload_size=32)
+    with right:
+        theirs = st.file_uploader("Second picture", type=TYPES, key="swap-b", max_upload_size=32)
+    if ours is None or theirs is None:
+        st.caption("Two pictures, or token files, that change tokens with each other.")
+        return
+    total = st.session_state.get("swap-total", {}).get(name, 64)
+    first, last = st.slider(
+        "Tokens of the second picture", 0, total - 1, (0, total // 2), key=f"swap-{name}-{total}"
+    )
+
+    def work(job):
+        opened, a, _ = encoded(name, ours)
+        _, b, _ = encoded(name, theirs)
+        places = [p for p in range(first, last + 1) if p < a.shape[1]]
+        mixed = [token_view.swapped(a, b, places), token_view.swapped(b, a, places)]
+        alts = (
+            "first picture with tokens of the second",
+            "second picture with tokens of the first",
+        )
+        shown = [token_view.decoded(opened, t, text) for t, text in zip(mixed, alts, strict=True)]
+        return shown, token_view.to_file(opened, mixed[0]), a.shape[1]
+
+    value = wait_for(work, "swapping")
+    if value is None:
+        return
+    shown, file, count = value
+    if count != total:
+        st.session_state.setdefault("swap-total", {})[name] = count
+        st.rerun()
+    for column, picture in zip(st.columns(2), shown, strict=True):
+        with column:
+            show(picture, width=WIDTH)
+            st.caption(picture.alt)
+    st.download_button(
+        f"Download the first as tokens, {len(file)} bytes", file, file_name="mixed.tokens",
+        on_click="ignore", icon=":material/download:",
+    )  # fmt: skip
+
+
+def open_file(name: str) -> None:
+    """A token file as a picture again."""
+    upload = st.file_uploader("A token file", type=["tokens"], max_upload_size=1, key="open-tokens")
+    if upload is None:
+        st.caption("A picture that was downloaded as tokens opens again, bit for bit.")
+        return
+    value = wait_for(lambda job: encoded(name, upload)[2], "opening")
+    if isinstance(value, Picture):
+        show(value, width=WIDTH)
+        st.download_button("Download as PNG", io.BytesIO(value.data), file_name="picture.png")
+
+
+TYPES = ["png", "jpg", "jpeg", "webp", "tokens"]
+st.title("Tokens", anchor=False)
+names = pictures()
+if not names:
+    st.info("No tokenizer of pictures is here.")
+    st.stop()
+model = st.selectbox("Tokenizer", names, key="tokens-model", persist_state="session")
+look, trade, reopen = st.tabs(["Look inside", "Swap", "Open a token file"])
+with look:
+    upload = st.file_uploader("A picture", type=TYPES, key="look-inside", max_upload_size=32)
+    if upload is not None and st.button("Look inside", type="primary", icon=":material/search:"):
+        open_up(model, upload)
+    job = job_here("tokens")
+    if job is not None and not job.finished:
+        watch(job)
+    elif job is not None and ended(job.snapshot()) and job.value is not None:
+        anatomy(*job.value)
+        use_of_codes(job.value[0])
+with trade:
+    swap(model)
+with reopen:
+    open_file(model)

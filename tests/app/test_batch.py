@@ -1,0 +1,42 @@
+"""Batch: a table is kept, run, seen and run again."""
+
+import time
+
+from tests.app.conftest import by_label
+
+ROWS = '{"model": "tiny", "prompt": "red apple", "seed": 1, "count": 2}\n'
+
+
+def test_an_uploaded_table_is_run(visit, place):
+    app = visit("batch")
+    by_label(app.text_input, "Name").set_value("night").run()
+    upload = by_label(app.file_uploader, "A jobs table")
+    upload.set_value(("x.jsonl", ROWS.encode(), "application/json")).run()
+    by_label(app.button, "Keep this table").click().run()
+    assert not app.exception and not app.error and place.batches.names() == ["night"]
+    by_label(app.button, "Run").click().run()
+    end = time.monotonic() + 240
+    while place.batches.running() and time.monotonic() < end:
+        time.sleep(0.2)
+    app.run()
+    assert not app.exception and place.batches.standing("night").done == 2
+    assert len(app.image) == 2 and by_label(app.button, "Run")
+    assert visit("batch").session_state["batch-chosen"] == "night"
+
+
+def test_the_editor_makes_a_table(visit, place):
+    app = visit("batch")
+    by_label(app.button, "Keep this table").click().run()
+    assert not app.exception and not app.error
+    text, suffix = place.batches.text("batch-1")
+    assert suffix == ".jsonl" and text.count("\n") == 2 and '"seed": 1' in text
+
+
+def test_mistakes_are_told(visit, place):
+    app = visit("batch")
+    upload = by_label(app.file_uploader, "A jobs table")
+    for name, data in (("x.jsonl", b"{"), ("x.csv", b"a,b\n1,2\n"), ("y.jsonl", b"\xff\xfe")):
+        upload.set_value((name, data, "text/plain")).run()
+        by_label(app.button, "Keep this table").click().run()
+        assert app.error and not app.exception
+    assert place.batches.names() == []

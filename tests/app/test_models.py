@@ -1,0 +1,36 @@
+"""Models: the list, cards, loading and freeing, what can't be fetched or removed."""
+
+from tests.app.conftest import by_label
+
+
+def test_the_list_and_a_card(visit, place):
+    app = visit("models")
+    names = list(app.dataframe[0].value["name"])
+    assert {"tiny", "grid"} <= set(names)
+    by_label(app.selectbox, "Model").set_value("tiny").run()
+    assert any("no card" in text.value for text in app.markdown)
+
+
+def test_loading_and_freeing(visit, place, finish):
+    app = visit("models")
+    by_label(app.selectbox, "Model").set_value("tiny").run()
+    by_label(app.button, "Load now").click().run()
+    finish(app)
+    assert [name for name, _ in place.keeper.loaded()] == ["tiny autoregressive"]
+    by_label(app.button, "Free memory").click().run()
+    assert place.keeper.loaded() == [] and not app.exception
+
+
+def test_removing(visit, place):
+    app = visit("models")
+    by_label(app.selectbox, "Model").set_value("grid").run()
+    by_label(app.button, "Remove").click().run()
+    assert "grid" not in list(app.dataframe[0].value["name"]) and not app.exception
+
+
+def test_what_is_no_hub_id_fails_in_words(visit, place, finish):
+    app = visit("models")
+    by_label(app.text_input, "Hub id").set_value("../models/tiny").run()
+    by_label(app.button, "Fetch").click().run()
+    assert finish(app).state == "failed"
+    assert any("no Hub id" in error.value for error in app.error)

@@ -1,0 +1,48 @@
+"""Tokens: look inside, swap, download and open again."""
+
+from tests.app.conftest import by_label
+from tests.app.pictures import png
+
+
+def choose(app, model):
+    by_label(app.selectbox, "Tokenizer").set_value(model).run()
+    assert not app.exception, app.exception
+    return app
+
+
+def test_looking_inside(visit, place, finish):
+    app = choose(visit("tokens"), "grid")
+    by_label(app.file_uploader, "A picture").set_value(("x.png", png(), "image/png")).run()
+    by_label(app.button, "Look inside").click().run()
+    assert finish(app).state == "done"
+    assert len(app.image) == 4
+    by_label(app.slider, "Token").set_value(9).run()
+    assert any("row 2, column 1" in caption.value for caption in app.caption)
+    assert [metric.label for metric in app.metric] == ["Distinct codes", "Entropy"]
+
+
+def test_swapping(visit, place):
+    app = choose(visit("tokens"), "tiny")
+    by_label(app.file_uploader, "First picture").set_value(("a.png", png(1), "image/png"))
+    by_label(app.file_uploader, "Second picture").set_value(("b.png", png(2), "image/png")).run()
+    assert not app.exception and not app.error
+    assert len(app.image) == 2
+    assert by_label(app.slider, "Tokens of the second picture").max == 7
+
+
+def test_a_token_file_opens_again(visit, place):
+    from studio.server import coding, token_view
+
+    def work(job):
+        opened = place.keeper.open_tokenizer("tiny")
+        with place.workspace.uploaded("x.png", png()) as path:
+            return token_view.to_file(opened, coding.encode(opened, path).tokens)
+
+    job = place.run(work, kind="test", title="test")
+    assert job.wait(timeout=60).error is None
+    app = choose(visit("tokens"), "tiny")
+    upload = by_label(app.file_uploader, "A token file")
+    upload.set_value(("x.tokens", job.value, "application/octet-stream")).run()
+    assert len(app.image) == 1 and not app.error
+    upload.set_value(("y.tokens", b"garbage", "application/octet-stream")).run()
+    assert any("no token file" in error.value for error in app.error)

@@ -1,0 +1,72 @@
+"""Batches of the app: kept, run, stopped, resumed, and never a path of a visitor's."""
+
+import json
+import time
+
+import pytest
+
+from studio.media.metadata import read_request
+from studio.server.batches import Batches
+
+
+def table(count, **more):
+    rows = [{"model": "tiny", "prompt": f"apple {i}", "seed": i, **more} for i in range(count)]
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def wait(batches, name, *, until=None):
+    end = time.monotonic() + 240
+    while time.monotonic() < end:
+        now = batches.standing(name)
+        if batches.running() is None or (until and until(now)):
+            return now
+        time.sleep(0.1)
+    raise AssertionError(now)
+
+
+def test_a_batch_is_run_stopped_and_resumed(place):
+    batches: Batches = place.batches
+    assert batches.save("night", table(60)) == 60 and batches.names() == ["night"]
+    batches.start("night")
+    with pytest.raises(ValueError, match="is running"):
+        batches.start("night")
+    with pytest.raises(ValueError, match="stop it first"):
+        batches.save("night", table(1))
+    wait(batches, "night", until=lambda now: now.done > 0)
+    batches.stop()
+    stopped = wait(batches, "night")
+    assert 0 < stopped.done <= 60 and stopped.error is None and not stopped.running
+    again = Batches(place.workspace, place.keeper, device="cpu")
+    assert again.standing("night").done == stopped.done
+    again.start("night")
+    end = wait(again, "night")
+    assert (end.done, end.failed, end.finished) == (60, 0, True), end.error
+    made = again.results("night", last=100)
+    assert len(made) == 60 and sorted(read_request(p)["seed"] for p in made) == list(range(60))
+    assert again.sheet("night") and again.failures("night") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "suffix", "message"),
+    [
+        ("../x", table(1), ".jsonl", "must be letters"),
+        ("x", "", ".jsonl", "holds no job"),
+        ("x", "{", ".jsonl", "table line 1: is no valid JSON"),
+        ("x", table(1), ".txt", "must be one of"),
+        ("x", '{"model": "models/tiny", "prompt": "x"}', ".jsonl", "is not here"),
+        ("x", '{"model": "tiny", "prompt": "x", "output": "../../x"}', ".jsonl", "output"),
+        ("x", '{"prompt": "x", "count": 1024}\n' * 11, ".jsonl", "10000 are allowed"),
+        ("x", "prompt,nothing\na,b\n", ".csv", "'nothing' is unknown"),
+    ],
+)  # fmt: skip
+def test_wrong_tables_are_refused(place, name, text, suffix, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        place.batches.save(name, text, suffix=suffix)
+    assert str(place.workspace.folder) not in str(caught.value) and place.batches.names() == []
+
+
+def test_what_is_not_there(place):
+    for call in (place.batches.start, place.batches.text):
+        with pytest.raises(ValueError, match="is not here"):
+            call("nothing")
+    assert place.batches.standing("nothing").total == 0

@@ -1,0 +1,152 @@
+"""Hostile input: whatever comes in, an answer of one line goes out, nothing is written elsewhere,
+and the server goes on."""
+
+import io
+import json
+import string
+import time
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as some
+from PIL import Image, PngImagePlugin
+
+from studio.pipelines.request import Request
+from studio.server.settings import request_of, settings_of_file
+from studio.server.workspace import Workspace
+from tests.server.test_api import call, server  # noqa: F401
+
+quiet = settings(
+    max_examples=150,
+    deadline=10_000,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+plain = some.none() | some.booleans() | some.integers() | some.floats() | some.text(max_size=40)
+values = some.recursive(
+    plain,
+    lambda inner: some.lists(inner, max_size=4) | some.dictionaries(some.text(), inner, max_size=4),
+    max_leaves=12,
+)
+names = some.sampled_from([*Request.__dataclass_fields__, "requests", "__class__", "path"])
+bodies = some.dictionaries(names | some.text(max_size=10), values, max_size=6)
+paths = some.text(string.ascii_letters + string.digits + "/.%_-~;=&\\", max_size=40)
+METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")
+
+
+def is_one_line(status, answer):
+    """An answer that is allowed: never a fault of ours, never a traceback."""
+    assert status < 500, answer
+    if isinstance(answer, dict) and "error" in answer:
+        assert "\n" not in answer["error"] and "Traceback" not in answer["error"]
+        assert len(answer["error"]) < 700
+
+
+@quiet
+@given(body=bodies)
+def test_any_object_as_a_job(call, place, body):  # noqa: F811
+    text = json.dumps(body).encode()  # NaN and infinities too
+    status, answer = call("POST", "/jobs", text)
+    is_one_line(status, answer)
+    if status == 202:
+        place.queue.cancel(answer["id"])
+
+
+@quiet
+@given(body=some.binary(max_size=400))
+def test_any_bytes_as_a_job_or_an_input(call, place, body):  # noqa: F811
+    for path in ("/jobs", "/inputs"):
+        is_one_line(*call("POST", path, body))
+    assert list((place.workspace.folder / "uploads").iterdir()) == []
+
+
+@quiet
+@given(method=some.sampled_from(METHODS), path=paths)
+def test_any_method_on_any_path(call, method, path):  # noqa: F811
+    try:
+        status, answer = call(method, f"/{path}")
+    except (ValueError, TypeError):  # the client's own refusal
+        return
+    is_one_line(status, answer)
+
+
+@quiet
+@given(token=some.text(some.characters(min_codepoint=33, max_codepoint=255), max_size=60))
+def test_no_guess_is_the_token(call, token):  # noqa: F811
+    headers = {"Authorization": b"Bearer " + token.encode("latin-1")}
+    assert call("GET", "/jobs", token=None, headers=headers)[0] == 401
+
+
+def test_the_server_is_still_up(call):  # noqa: F811
+    assert call("GET", "/health")[0] == 200
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def png(text):
+    """A PNG file whose studio text is `text`."""
+    info, file = PngImagePlugin.PngInfo(), io.BytesIO()
+    info.add_itxt("studio", text)
+    Image.new("RGB", (4, 4)).save(file, "PNG", pnginfo=info)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return Workspace(tmp_path_factory.mktemp("fuzz") / "workspace")
+
+
+def refused_or_request(folder, name, data):
+    before = sorted(p for p in folder.folder.parent.rglob("*") if p.is_file())
+    started = time.monotonic()
+    try:
+        assert isinstance(settings_of_file(folder, name, data), Request)
+    except ValueError as error:
+        assert "\n" not in str(error) and str(folder.folder) not in str(error)
+    assert time.monotonic() - started < 10
+    assert sorted(p for p in folder.folder.parent.rglob("*") if p.is_file()) == before
+
+
+@quiet
+@given(body=bodies)
+def test_any_request_inside_a_picture(folder, body):
+    refused_or_request(folder, "x.png", png(json.dumps(body)))
+
+
+@quiet
+@given(
+    data=some.binary(max_size=300), name=some.sampled_from(["a.png", "a.wav", "a.gif", "a.webp"])
+)
+def test_any_bytes_as_a_file(folder, data, name):
+    refused_or_request(folder, name, data)
+
+
+@quiet
+@given(name=some.text(max_size=60), cut=some.integers(0, 200))
+def test_any_name_and_any_cut(folder, name, cut):
+    data = png('{"prompt": "x"}')
+    refused_or_request(folder, name, data[:-cut] if cut else data)
+    refused_or_request(folder, "x.png", data[:cut] + b"\xff" + data[cut + 1 :])
+
+
+def test_bombs(folder):
+    for text in (
+        "[" * 200_000,
+        '{"a":' * 50_000,
+        '{"prompt": "' + "x" * 300_000 + '"}',
+        "9" * 5000,
+    ):
+        refused_or_request(folder, "x.png", png(text))
+    file = io.BytesIO()
+    Image.new("1", (30_000, 30_000)).save(file, "PNG")
+    with pytest.raises(ValueError):
+        folder.keep_input(file.getvalue())
+
+
+@quiet
+@given(values=bodies)
+def test_any_settings(values):
+    try:
+        request_of(values)
+    except ValueError as error:
+        assert "\n" not in str(error)
