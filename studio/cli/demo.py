@@ -28,6 +28,8 @@ CLIPS = (  # their motions are held out for none of these objects
     "octopus turning on teal",
     "cat face bouncing on orange",
 )
+SENTENCE = "three red apples and a blue bicycle"
+SPEAKERS = 3
 SEED = 7
 
 
@@ -37,9 +39,9 @@ def demo(
     ] = Path("studio-demo"),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
-    """Write a page with pictures, growing prefixes, reconstructions, clips and timings."""
+    """Write a page with pictures, a spoken sentence, clips, what tokens keep, and timings."""
     from studio.cli import opening
-    from studio.cli.media_output import IMAGE, VIDEO, medium_of_folder
+    from studio.cli.media_output import AUDIO, IMAGE, VIDEO, medium_of_folder
     from studio.cli.page import Page
     from studio.hub import list_models
     from studio.media.files import atomic_write, check_writable
@@ -59,6 +61,8 @@ def demo(
     if samples:
         _reconstructions(page, of_pictures, samples, device)
     for info in infos:
+        if medium_of_folder(info.folder) is AUDIO:
+            _speech(page, info, device, timings)
         if medium_of_folder(info.folder) is VIDEO:
             _clips(page, info, device, timings)
     page.table("Timings", timings, note=_machine())
@@ -82,17 +86,8 @@ def _pictures(page, info, kind: str, device: str, timings: list[dict]) -> list:
 
     alone = make(PROMPTS[:1]).stats  # first, so that the batch below is warm
     output = make(PROMPTS)
-    timings.append(
-        {
-            "model": info.name,
-            "generator": kind,
-            "tokens": alone.tokens,
-            "network passes": alone.passes,
-            "load": f"{loaded:.1f} s",
-            "first picture": f"{alone.seconds:.2f} s",
-            f"each of {len(PROMPTS)}": f"{output.stats.seconds / len(PROMPTS):.2f} s",
-        }
-    )
+    each = output.stats.seconds / len(PROMPTS)
+    timings.append(_timing(info, kind, loaded, alone, each))
     typer.echo(f"{info.name}, {kind}: {len(PROMPTS)} pictures in {output.stats.seconds:.1f} s")
     command = f'studio generate "PROMPT" -m {info.name} --generator {kind} --seed {SEED}'
     figures = [Figure(image, text) for image, text in zip(output.images, PROMPTS, strict=True)]
@@ -100,6 +95,19 @@ def _pictures(page, info, kind: str, device: str, timings: list[dict]) -> list:
     if kind == info.generators[0] and pipe.tokenizer.layout.prefix:
         _prefixes(page, pipe, info.name, output.tokens)
     return output.images
+
+
+def _timing(info, kind: str, loaded: float, first, each: float) -> dict:
+    """A row: what it took to load, to make the first result, and each of several."""
+    return {
+        "model": info.name,
+        "generator": kind,
+        "tokens": first.tokens,
+        "network passes": first.passes,
+        "load": f"{loaded:.1f} s",
+        "the first": f"{first.seconds:.2f} s",
+        "each of several": f"{each:.2f} s",
+    }
 
 
 def _clips(page, info, device: str, timings: list[dict]) -> None:
@@ -115,17 +123,8 @@ def _clips(page, info, device: str, timings: list[dict]) -> None:
     loaded = time.perf_counter() - begin
     made = [pipe(text, generator=torch.Generator().manual_seed(SEED)) for text in CLIPS]
     seconds = [output.stats.seconds for output in made]
-    timings.append(
-        {
-            "model": info.name,
-            "generator": info.generators[0],
-            "tokens": made[0].stats.tokens,
-            "network passes": made[0].stats.passes,
-            "load": f"{loaded:.1f} s",
-            "first picture": f"{seconds[0]:.2f} s",
-            f"each of {len(PROMPTS)}": f"{sum(seconds) / len(seconds):.2f} s (clips)",
-        }
-    )
+    each = sum(seconds) / len(seconds)
+    timings.append(_timing(info, info.generators[0], loaded, made[0].stats, each))
     typer.echo(f"{info.name}: {len(CLIPS)} clips in {sum(seconds):.1f} s")
     figures = [Figure(out.frames[0], text) for out, text in zip(made, CLIPS, strict=True)]
     command = f'studio generate "PROMPT" -m {info.name} --seed {SEED} -o clip.mp4'
@@ -140,6 +139,34 @@ def _clips(page, info, device: str, timings: list[dict]) -> None:
         figures.append(Figure(frames, words, alt=f"{CLIPS[0]} from {words}"))
     note = f"{CLIPS[0]}: tokens come in layers, coarse ones first, and any first ones are a clip."
     page.gallery(f"Layers of {info.name}", figures, note=note, columns=len(CLIPS))
+
+
+def _speech(page, info, device: str, timings: list[dict]) -> None:
+    """One sentence in some voices; a row of timings."""
+    import torch
+
+    from studio.cli import opening
+    from studio.cli.page import Sound
+    from studio.evaluation.sound_picture import sound_picture
+    from studio.media.wav import wav_bytes
+
+    begin = time.perf_counter()
+    pipe = opening.load("Pipeline", info.folder, device=device)
+    loaded, sounds, took = time.perf_counter() - begin, [], []
+    for voice in pipe.voices[:SPEAKERS]:
+        generator = torch.Generator().manual_seed(SEED)
+        output = pipe(SENTENCE, voice=voice, generator=generator)
+        wave, rate = output.audios[0], output.sampling_rate
+        samples = (wave * 32767).round().short().T.contiguous().numpy()  # (L, 1)
+        seconds = f"{wave.shape[-1] / rate:.1f} s in {output.stats.seconds:.1f} s"
+        caption = f"{voice}: {SENTENCE} ({seconds})"
+        sounds.append(Sound(wav_bytes(samples, rate), sound_picture(wave, rate), caption))
+        took.append(output.stats)
+    each = sum(stats.seconds for stats in took) / len(took)
+    timings.append(_timing(info, info.generators[0], loaded, took[0], each))
+    typer.echo(f"{info.name}: a sentence in {len(sounds)} voices")
+    command = f'studio generate "TEXT" -m {info.name} --voice {pipe.voices[0]} --seed {SEED}'
+    page.sounds(f"{info.name} speaks", sounds, note=command, columns=SPEAKERS)
 
 
 def prefix_lengths(total: int) -> list[int]:

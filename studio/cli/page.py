@@ -1,4 +1,4 @@
-"""A page of pictures and tables in one HTML file.
+"""A page of pictures, sounds and tables in one HTML file.
 
 Nothing is fetched; light and dark follow the reader. Leaves out on purpose: scripts.
 """
@@ -32,6 +32,7 @@ code { font: 0.9em ui-monospace, monospace; overflow-wrap: anywhere; }
 figure { margin: 0; }
 img { width: 100%; height: auto; display: block; border-radius: 6px;
   border: 1px solid var(--line); }
+figure.sound { min-width: 0; } audio { width: 100%; margin-top: .4rem; }
 figcaption { font-size: .8rem; color: var(--soft); margin-top: .25rem; overflow-wrap: anywhere; }
 table { border-collapse: collapse; } .wide { overflow-x: auto; }
 th, td { text-align: left; padding: .3rem 1rem .3rem 0; border-bottom: 1px solid var(--line); }
@@ -61,6 +62,15 @@ class Figure:
     def size(self) -> tuple[int, int]:
         """Width and height."""
         return (self.image[0] if isinstance(self.image, list) else self.image).size
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A sound to be played: the bytes of a WAV file, a PIL image of it, and a caption."""
+
+    wav: bytes
+    image: Any
+    caption: str
 
 
 def data_uri(image: Any) -> str:
@@ -106,6 +116,23 @@ class Page:
                 f'<figure><img src="{data_uri(figure.image)}" alt="{alt}" '
                 f'width="{figure.size[0]}" height="{figure.size[1]}">'
                 f"<figcaption>{html.escape(figure.caption)}</figcaption></figure>\n"
+            )
+        self._parts.append("</div>\n")
+
+    def sounds(self, title: str, sounds: list[Sound], *, note: str = "", columns: int = 3) -> None:
+        """Players below pictures of their sounds, in rows of `columns`."""
+        self._title(title, note, code=note.startswith("studio "))
+        self._parts.append(f'<div class="gallery" style="--columns: {columns}">\n')
+        for sound in sounds:
+            caption = html.escape(sound.caption, quote=True)
+            source = base64.b64encode(sound.wav).decode("ascii")
+            self._parts.append(
+                f'<figure class="sound"><img src="{data_uri(sound.image)}" '
+                f'alt="wave and spectrogram: {caption}" width="{sound.image.width}" '
+                f'height="{sound.image.height}">'
+                f'<audio controls preload="none" aria-label="{caption}" '
+                f'src="data:audio/wav;base64,{source}"></audio>'
+                f"<figcaption>{caption}</figcaption></figure>\n"
             )
         self._parts.append("</div>\n")
 

@@ -4,6 +4,7 @@ import base64
 import io
 import os
 import re
+import wave
 from html.parser import HTMLParser
 
 import pytest
@@ -11,8 +12,8 @@ import torch
 from PIL import Image
 
 import studio
-from studio.cli.demo import CLIPS, PROMPTS, prefix_lengths
-from studio.cli.page import Figure, Page
+from studio.cli.demo import CLIPS, PROMPTS, SENTENCE, prefix_lengths
+from studio.cli.page import Figure, Page, Sound
 from tests import toys
 
 
@@ -21,13 +22,15 @@ class Reader(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.images, self.fetched, self.open = [], [], []
+        self.images, self.sounds, self.fetched, self.open = [], [], [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
         if tag == "img":
             self.images.append(attrs)
+        elif tag == "audio":
+            self.sounds.append(attrs)
         elif "src" in attrs or "href" in attrs:
             self.fetched.append((tag, attrs))
         if tag not in ("meta", "img"):
@@ -48,7 +51,23 @@ def check_page(path):
         assert image["alt"].strip() and kind in ("data:image/png", "data:image/webp")
         data = base64.b64decode(image["src"].partition(",")[2])
         assert Image.open(io.BytesIO(data)).size == (int(image["width"]), int(image["height"]))
+    for sound in page.sounds:
+        assert sound["aria-label"].strip() and sound["src"].startswith("data:audio/wav;base64,")
+        data = io.BytesIO(base64.b64decode(sound["src"].partition(",")[2]))
+        with wave.open(data) as file:
+            assert file.getnframes() > 0.2 * file.getframerate()
     return text, page
+
+
+def test_demo_of_a_toy_that_speaks(call, monkeypatch, tmp_path):
+    torch.manual_seed(0)
+    toys.speech_pipeline().save_pretrained(tmp_path / "models" / "talk")
+    monkeypatch.setattr("studio.hub.PRETRAINED", tmp_path / "models")
+    done = call("demo", "--out", "page")
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    text, page = check_page(tmp_path / "page" / "index.html")
+    assert len(page.sounds) == 2 and "talk speaks" in text and SENTENCE in text
+    assert "--voice ada" in text and "Timings" in text
 
 
 def test_demo_of_toy_models(call, tiny_model, monkeypatch, tmp_path):
@@ -89,8 +108,10 @@ def test_words_are_escaped():
     figure = Figure(Image.new("RGB", (2, 2)), '<b>"a"</b>')
     page.gallery("<i>", [figure], note="studio <x>")
     page.table("t", [{"<k>": "<v>"}])
+    page.sounds("s", [Sound(b"", Image.new("RGB", (2, 2)), "<u>")])
     text = page.html()
     assert "<b>" not in text and "<i>" not in text and "<v>" not in text
+    assert "<u>" not in text and 'aria-label="&lt;u&gt;"' in text
     assert 'alt="&lt;b&gt;&quot;a&quot;&lt;/b&gt;"' in text and "<code>studio &lt;x&gt;" in text
 
 

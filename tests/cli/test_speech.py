@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from studio.media.audio import audio_info, read_audio, read_request, write_audio
+from studio.media.wav import wav_bytes
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,7 @@ def test_wrong_calls(fails, speech, tiny_model):
     fails(*args, "--guidance", 2, message="is no option of model 'talk' (audio)")
     fails("generate", "-m", speech, message="PROMPT is missing: model 'talk' makes sounds")
     fails("generate", "\u4f60\u597d", "-m", speech, message="nothing that can be spoken")
+    fails("generate", "", "-m", speech, message="prompt of 0 characters must have 1 to 1000")
     fails("generate", "x" * 10_000, "-m", speech, message="10000 characters must have 1 to 1000")
     fails("generate", "hi", "-m", tiny_model, "--voice", "ada", message="is no option of model")
 
@@ -69,6 +71,39 @@ def test_reconstructs_sounds(call, fails, speech, tmp_path):
     fails(
         "generate", "--from", tmp_path / "b.wav", "-m", speech, message="studio reconstruct makes"
     )
+
+
+def test_odd_sounds_are_coded(call, speech, tmp_path):
+    sounds = {"one": torch.zeros(1, 1) + 0.1, "silent": torch.zeros(1, 4000)}
+    sounds["eight"] = 0.1 * torch.randn(8, 3000, generator=torch.Generator().manual_seed(0))
+    for name, sound in sounds.items():
+        write_audio(tmp_path / f"{name}.wav", sound, 16000)
+        done = call("reconstruct", f"{name}.wav", "-m", speech, "-o", f"{name}-back.wav")
+        assert done.returncode == 0 and done.stderr == "", done.stderr
+        assert " tokens for " in done.stdout
+        back, rate = read_audio(tmp_path / f"{name}-back.wav")
+        assert back[0].shape == sound.shape and rate == 16000
+
+
+def test_broken_and_endless_sounds_are_refused(fails, speech, tmp_path):
+    whole = wav_bytes(torch.full((8000, 1), 900, dtype=torch.int16).numpy(), 16000)
+    nan = torch.zeros(50, 1)
+    nan[7] = torch.nan
+    size = 3600 * 48000 * 2 * 2
+    head = bytearray(wav_bytes(torch.zeros(1, 2).short().numpy(), 48000)[:44])
+    head[4:8], head[40:44] = (size + 36).to_bytes(4, "little"), size.to_bytes(4, "little")
+    for name, content, message in (
+        ("empty", b"", "is empty"),
+        ("half", whole[:8000], "is cut short: 50 % of it is missing"),
+        ("nan", wav_bytes(nan.numpy(), 16000), "holds values that are not finite"),
+        ("none", wav_bytes(nan.numpy()[:0], 16000), "holds no samples"),
+        ("hour", bytes(head), "is too long: 60 minutes of 2 channels at 48000 Hz; at most 47"),
+    ):
+        with open(tmp_path / f"{name}.wav", "wb") as file:
+            file.write(content)
+            if name == "hour":
+                file.truncate(44 + size)  # a hole: it takes no place on the disk
+        fails("reconstruct", tmp_path / f"{name}.wav", "-m", speech, message=message)
 
 
 def test_sounds_that_are_refused(fails, speech, tiny_model, tmp_path):
