@@ -1,3 +1,7 @@
+import os
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -98,3 +102,29 @@ def test_saved_and_loaded_the_same(model, tmp_path):
 def test_a_hop_that_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="frames 3 must divide the hop 128"):
         SpectralTokenizer(**{**TINY, "frames": 3})
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux")
+@torch.no_grad()
+def test_memory_does_not_grow_with_the_length():
+    """Minutes of sound are coded and decoded in pieces: that takes their tokens and a window."""
+    model = SpectralTokenizer(**{**TINY, "window_seconds": 4.0}).eval()
+
+    def peak(seconds):
+        wave = 0.1 * torch.ones(1, 1, seconds * model.sample_rate)
+        Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+        before = memory("VmRSS")
+        tokens = model.encode(wave).tokens
+        pieces = tokens[:, None].split(model.window_frames, -1)
+        made = sum(piece.shape[-1] for piece in model.wave_stream(pieces))
+        assert made >= wave.shape[-1]
+        return memory("VmHWM") - before
+
+    peak(20)  # what is kept for good is there now
+    short, long = peak(20), peak(100)
+    assert long < short + 10 * 2**20, (short, long)  # all at once it would be hundreds
+
+
+def memory(name):
+    text = Path("/proc/self/status").read_text()
+    return int(re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)[1]) * 1024
