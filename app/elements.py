@@ -1,6 +1,7 @@
 """What pages have in common: the studio, jobs as they run, tiles of results."""
 
 import secrets
+from base64 import b64encode
 from collections.abc import Callable, Sequence
 
 import streamlit as st
@@ -37,8 +38,10 @@ def show(media: Picture | tuple[str, bytes], *, alt: str = "", width: int | str 
     """A picture, a sound or a clip, by its type."""
     mime, data = (media.mime, media.data) if isinstance(media, Picture) else media
     alt = alt or (media.alt if isinstance(media, Picture) else "")
-    if mime.startswith("image/"):
-        st.image(data, width=width, alt=alt)
+    if mime == "image/webp":  # an animation: anything but its address would be made a still
+        st.image(f"data:{mime};base64,{b64encode(data).decode()}", width=width, alt=alt)
+    elif mime.startswith("image/"):
+        st.image(data, width=width, alt=alt, output_format="PNG")
     elif mime.startswith("audio/"):
         st.audio(data, format=mime, alt=alt, width=width)
     else:
@@ -120,15 +123,15 @@ def alt_of(item: Item) -> str:
     return f"{item.title}, {described(item.request, without=('generator',))}"
 
 
-def tiles(items: Sequence[Item], *, key: str) -> None:
-    """Items beside each other, each with its buttons."""
-    with st.container(horizontal=True, gap="medium"):
-        for item in items:
-            tile(item, key=key)
+def tiles(items: Sequence[Item], *, key: str, names: Sequence[str] = ()) -> None:
+    """Items beside each other, each with its buttons, under names or else their titles."""
+    with st.container(horizontal=True, gap="small"):
+        for i, item in enumerate(items):
+            tile(item, key=key, name=names[i] if names else "")
 
 
-def tile(item: Item, *, key: str) -> None:
-    """One item: what it shows, its seed, star and details."""
+def tile(item: Item, *, key: str, name: str = "") -> None:
+    """One item: what it shows, its name or else title and seed, and its details."""
     wide = TILE if item.medium == "image" else 2 * TILE
     with st.container(width=wide, gap="xsmall"):
         media = media_of(item)
@@ -137,7 +140,9 @@ def tile(item: Item, *, key: str) -> None:
             return
         show(media, alt=alt_of(item), width=wide)
         with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
-            st.caption(f"{item.title[:40]} · {item.request.get('seed', '')}", width="stretch")
+            star = ":material/star: " if item.starred else ""
+            text = name or f"{item.title[:40]} · {item.request.get('seed', '')}"
+            st.caption(f"{star}{text}", width="stretch")
             if st.button(
                 ":material/more_horiz:",
                 key=f"{key}open{item.id}",

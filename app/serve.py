@@ -87,6 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
             config = uvicorn.Config(
                 make_app(f"{said}workspace and API token: {studio.workspace.folder}"),
                 log_level="warning",
+                access_log=False,
                 server_header=False,
                 timeout_graceful_shutdown=3,
                 ws_max_size=80 * 2**20,

@@ -126,7 +126,7 @@ def pictures(name: str) -> None:
     with st.container(horizontal=True):
         for path in found:
             if path.suffix in (".png", ".webp", ".jpg", ".gif"):
-                st.image(path.read_bytes(), width=96, alt=path.stem)
+                st.image(path.read_bytes(), width=96, alt=path.stem, output_format="PNG")
 
 
 st.title("Batch", anchor=False)

@@ -3,7 +3,7 @@
 import streamlit as st
 from elements import ended, failed, owner, status, studio, tiles, watch
 
-from studio.server import settings
+from studio.server import catalog, settings
 from studio.server.gallery import title_of
 from studio.server.keeper import Entry
 from studio.server.media import KINDS
@@ -37,18 +37,21 @@ def restore(request: dict) -> None:
 
 
 def from_file() -> None:
-    """Settings from a dropped file."""
-    upload = st.session_state.get("make-file")
+    """Takes a dropped file, once, for the settings inside it."""
+    kinds = [suffix[1:] for kind in KINDS.values() for suffix in kind.suffixes]
+    upload = st.file_uploader(
+        "A file made here brings its settings back", type=kinds, max_upload_size=64
+    )
     if upload is None:
+        st.session_state.pop("make-file-seen", None)
         return
-    try:
-        found = settings.settings_of_file(studio().workspace, upload.name, upload.getvalue())
-    except ValueError as error:
-        st.session_state["make-file-error"] = str(error)
+    if st.session_state.get("make-file-seen") == upload.file_id:
         return
-    st.session_state.pop("make-file-error", None)
-    restore(found.to_dict())
-    st.toast(f"Settings of {title_of(found.to_dict())!r} are back.", icon=":material/tune:")
+    found = failed(settings.settings_of_file, studio().workspace, upload.name, upload.getvalue())
+    if found is not None:
+        st.session_state["make-file-seen"] = upload.file_id
+        st.session_state["restore"] = found.to_dict()  # before the widgets are made anew
+        st.rerun()
 
 
 def from_preset() -> None:
@@ -145,8 +148,11 @@ def of_medium(entry: Entry) -> dict:
             placeholder=OWN,
         )  # fmt: skip
     if entry.medium == "audio":
-        values["voice"] = (
-            field(st.text_input, "voice", "Voice", placeholder="the first one") or None
+        names = catalog.voices(entry.folder)
+        if st.session_state.get("make-voice") not in (None, *names):
+            st.session_state["make-voice"] = None
+        values["voice"] = field(
+            st.selectbox, "voice", "Voice", options=names, index=None, placeholder="the first one"
         )
         values["speed"] = field(
             st.slider, "speed", "Speed", min_value=0.5, max_value=2.0, value=1.0, step=0.05
@@ -248,7 +254,7 @@ def submit(values: dict, sides) -> None:
         st.error(str(error), icon=":material/error:")
         return
     ids = [job.id, *st.query_params.get_all("job")][:SHOWN]
-    st.query_params["job"] = ids
+    st.query_params["job"] = st.session_state["create-jobs"] = ids
 
 
 def form(entries: list[Entry]) -> None:
@@ -284,13 +290,7 @@ def form(entries: list[Entry]) -> None:
     with st.expander("Presets", icon=":material/bookmark:"):
         keep_presets(values)
     with st.expander("Settings from a file", icon=":material/upload_file:"):
-        kinds = [suffix[1:] for kind in KINDS.values() for suffix in kind.suffixes]
-        st.file_uploader(
-            "A file made here brings its settings back", type=kinds, key="make-file",
-            on_change=from_file, max_upload_size=64,
-        )  # fmt: skip
-        if st.session_state.get("make-file-error"):
-            st.error(st.session_state["make-file-error"], icon=":material/error:")
+        from_file()
     with place:
         pressed = st.button(
             "Generate", type="primary", icon=":material/auto_awesome:", width="stretch",
@@ -302,18 +302,22 @@ def form(entries: list[Entry]) -> None:
 
 def grid_of(job) -> None:
     """Results of a grid under the names of their columns and rows."""
-    laid, items = st.session_state["grids"][job.id], job.snapshot().results
-    found = [studio().gallery.get(name) for name in items]
+    laid, gallery = st.session_state["grids"][job.id], studio().gallery
+    found = [gallery.get(name) for name in job.snapshot().results]
+    across, down = (settings.AXES.get(name, name) for name in (laid.x, laid.y))
     for i, row in enumerate(laid.rows):
         if laid.y:
-            st.caption(f"{settings.AXES.get(laid.y, laid.y)} {row}")
-        cells = found[i * len(laid.columns) : (i + 1) * len(laid.columns)]
-        tiles([item for item in cells if item is not None], key=f"{job.id}{i}")
-    st.caption(f"From left to right: {settings.AXES.get(laid.x, laid.x)} {', '.join(laid.columns)}")
+            st.caption(f"{down} {row}")
+        start = i * len(laid.columns)
+        cells = list(zip(found[start:], laid.columns, strict=False))
+        there = [(item, f"{across} {name}") for item, name in cells if item is not None]
+        tiles([item for item, _ in there], key=f"{job.id}{i}", names=[name for _, name in there])
 
 
 def show_jobs() -> None:
     """The right side: the jobs of this page, newest first."""
+    if "job" not in st.query_params and st.session_state.get("create-jobs"):
+        st.query_params["job"] = st.session_state["create-jobs"]  # back from another page
     jobs = [studio().queue.get(name) for name in st.query_params.get_all("job")[:SHOWN]]
     jobs = [job for job in jobs if job is not None]
     if not jobs:
@@ -349,7 +353,9 @@ def show_queue() -> None:
 
 
 if st.session_state.get("restore"):
-    restore(st.session_state.pop("restore"))
+    wanted = st.session_state.pop("restore")
+    restore(wanted)
+    st.toast(f"Settings of {title_of(wanted)!r} are back.", icon=":material/tune:")
 st.title("Create", anchor=False)
 usable = [entry for entry in studio().keeper.entries() if entry.generates]
 if not usable:

@@ -103,11 +103,7 @@ class Batches:
         if self.standing(name).running:
             raise ValueError(f"batch {name!r} is running: stop it first")
         with self._workspace.uploaded(f"jobs{suffix}", text.encode() or b"\n") as path:
-            try:
-                wanted = read_jobs(path)
-            except ValueError as error:
-                line = str(error).replace(repr(str(path)), "").replace(path.name, "table")
-                raise ValueError(" ".join(line.split())) from None
+            wanted = read_jobs(path)
         self._check(wanted)
         for other in SUFFIXES:
             (folder / f"jobs{other}").unlink(missing_ok=True)

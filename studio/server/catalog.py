@@ -46,6 +46,17 @@ def card_text(folder: Path) -> str:
     return _HTML.sub("", _IMAGE.sub(r"*\1*", card_parts(folder)[1])).strip()
 
 
+def voices(folder: Path) -> list[str]:
+    """Who can speak, by the config of a model's generator; none for models of other media."""
+    from studio.hub import read_json
+
+    try:
+        found = read_json(folder / "generator" / "config.json").get("voices")
+    except ValueError:
+        return []
+    return [str(name) for name in found] if isinstance(found, list) else []
+
+
 def memory_used() -> int:
     """Bytes of memory that this process holds now, or at most held where that can't be told."""
     try:

@@ -17,8 +17,8 @@ from studio.server.keeper import Keeper, Opened
 from studio.server.media import kind_of_file, picture, png_bytes, sound
 
 MAX_SECONDS = 30.0  # of sounds
-MAX_FRAMES = 48
-MAX_SIDE = 256  # of clips and of originals that are shown
+MAX_FRAMES = 32
+MAX_SIDE = 192  # of clips
 CODECS = ("jpeg", "webp", "avif")
 _POINTS = 9
 

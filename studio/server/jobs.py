@@ -22,7 +22,7 @@ QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed"
 STATES = (QUEUED, RUNNING, DONE, FAILED, CANCELLED)
 FINISHED = (DONE, FAILED, CANCELLED)
 MAX_QUEUED, MAX_OWNED = 200, 40
-_KEPT, _VALUES = 300, 40  # finished jobs that are remembered, and those of them with their value
+_KEPT, _VALUES = 300, 16  # finished jobs that are remembered, and those of them with their value
 # What a visitor can mend; anything else is a fault of ours and goes to the log as well.
 _USER_ERRORS = (ValueError, OSError, ImportError)
 

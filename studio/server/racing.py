@@ -104,7 +104,7 @@ def _with_network(job, keeper, request, kind, modes, total) -> list[Lane]:
     )
     if opened.pipe.medium != "image":
         raise ValueError(f"model {request.model!r} makes no pictures: the race is for those")
-    warm = opened.pipe.stream(**_call(opened.pipe, request, PLAIN if kind != MASKED else None, job))
+    warm = opened.pipe.stream(**_call(opened.pipe, request, PLAIN if kind != MASKED else None))
     next(iter(warm), None) if len(modes) > 1 else None
     lanes = []
     for number, mode in enumerate(modes):
@@ -116,7 +116,7 @@ def _with_network(job, keeper, request, kind, modes, total) -> list[Lane]:
     return lanes
 
 
-def _call(pipe: Any, request: Request, mode: str | None, job: Job) -> dict[str, Any]:
+def _call(pipe: Any, request: Request, mode: str | None) -> dict[str, Any]:
     call = request.arguments(pipe)
     call.pop("decoding", None)
     if mode is not None and mode != MASKED:
@@ -142,7 +142,7 @@ def _run(job: Job, pipe: Any, request: Request, mode: str) -> Lane:
             drafted[fresh[:-1]] = True  # the last one is what the pass itself drew
         return {}
 
-    call = _call(pipe, request, mode, job)
+    call = _call(pipe, request, mode)
     call |= {"callback_on_step_end": watch, "callback_on_step_end_tensor_inputs": ["known"]}
     started = time.perf_counter()
     (output,) = pipe.stream(**call)

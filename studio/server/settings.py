@@ -17,7 +17,7 @@ from studio.pipelines.request import MAX_SEED, Request
 from studio.rendering.jobs import OPTION, read_grid
 from studio.server.making import MAX_SAMPLES
 from studio.server.media import read_request
-from studio.server.workspace import Workspace, without_path
+from studio.server.workspace import Workspace
 
 PRESETS = "presets.json"
 MAX_PRESETS = 100
@@ -246,10 +246,7 @@ def settings_of_file(workspace: Workspace, name: str, data: bytes) -> Request:
         ValueError: one line: no file of ours, or a request that is not allowed.
     """
     with workspace.uploaded(name, data) as path:
-        try:
-            return Request.from_dict(read_request(path))
-        except (ValueError, OSError, ImportError) as error:
-            raise ValueError(without_path(str(error), path)) from None
+        return Request.from_dict(read_request(path))
 
 
 # --- ways to decode ------------------------------------------------------------------------------

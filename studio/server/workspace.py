@@ -70,7 +70,7 @@ class Workspace:
         path = self.folder / "inputs" / name
         if not path.exists():
             with self.uploaded("picture", data) as upload:
-                _named(lambda: open_picture(upload), upload)
+                open_picture(upload)
             atomic_write(path, data)
         return name
 
@@ -95,6 +95,8 @@ class Workspace:
         atomic_write(path, data)
         try:
             yield path
+        except (ValueError, OSError, ImportError) as error:
+            raise ValueError(without_path(str(error), path)) from error
         finally:
             for leftover in (path, path.with_name(path.name + ".json")):
                 leftover.unlink(missing_ok=True)
@@ -145,14 +147,6 @@ class Workspace:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
-
-
-def _named(read: Any, path: Path) -> Any:
-    """What `read()` gives; errors don't show the upload's path to visitors."""
-    try:
-        return read()
-    except (ValueError, OSError) as error:
-        raise ValueError(without_path(str(error), path)) from None
 
 
 def without_path(text: str, path: Path) -> str:

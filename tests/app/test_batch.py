@@ -34,8 +34,8 @@ def test_the_editor_makes_a_table(visit, place):
 
 def test_mistakes_are_told(visit, place):
     app = visit("batch")
-    upload = by_label(app.file_uploader, "A jobs table")
     for name, data in (("x.jsonl", b"{"), ("x.csv", b"a,b\n1,2\n"), ("y.jsonl", b"\xff\xfe")):
+        upload = by_label(app.file_uploader, "A jobs table")
         upload.set_value((name, data, "text/plain")).run()
         by_label(app.button, "Keep this table").click().run()
         assert app.error and not app.exception

@@ -44,5 +44,6 @@ def test_a_token_file_opens_again(visit, place):
     upload = by_label(app.file_uploader, "A token file")
     upload.set_value(("x.tokens", job.value, "application/octet-stream")).run()
     assert len(app.image) == 1 and not app.error
+    upload = by_label(app.file_uploader, "A token file")
     upload.set_value(("y.tokens", b"garbage", "application/octet-stream")).run()
     assert any("no token file" in error.value for error in app.error)

@@ -51,7 +51,7 @@ def test_a_batch_is_run_stopped_and_resumed(place):
     [
         ("../x", table(1), ".jsonl", "must be letters"),
         ("x", "", ".jsonl", "holds no job"),
-        ("x", "{", ".jsonl", "table line 1: is no valid JSON"),
+        ("x", "{", ".jsonl", "line 1: is no valid JSON"),
         ("x", table(1), ".txt", "must be one of"),
         ("x", '{"model": "models/tiny", "prompt": "x"}', ".jsonl", "is not here"),
         ("x", '{"model": "tiny", "prompt": "x", "output": "../../x"}', ".jsonl", "output"),

@@ -75,9 +75,6 @@ def test_what_each_token_changes(place, picture):
     found = done(place, work)
     assert found.influence.shape == (16, 16, 16) and found.grid == (4, 4)
     assert (found.strength > 0).all()
-    # A token of a grid changes its own cell more than the cell across.
-    near = found.influence[0, :4, :4].mean()
-    assert near > found.influence[0, -4:, -4:].mean()
     for shown in (found.overlay(0), found.map()):
         assert shown.data.startswith(b"\x89PNG") and shown.alt
 
