@@ -1,5 +1,7 @@
 """`studio generate` and `studio reconstruct` with models of speech."""
 
+import json
+
 import pytest
 import torch
 
@@ -41,6 +43,25 @@ def test_names_itself_and_several(call, speech, tmp_path):
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["n-0.ogg", "n-1.ogg", "out.wav"]
     assert read_request(tmp_path / "n-1.ogg")["prompt"] == "no"
+
+
+def test_renders_sounds(call, fails, speech, tmp_path):
+    lines = [{"prompt": "yes", "voice": "ben"}, {"prompt": "no", "output": "n.flac", "seed": 3}]
+    (tmp_path / "jobs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    made = ["render", "jobs.jsonl", "-m", speech, "--out", "r", "--workers", 1]
+    done = call(*made)
+    assert done.returncode == 0, done.stderr
+    (named,) = (tmp_path / "r").glob("yes-*.wav")
+    assert read_request(named)["voice"] == "ben" and audio_info(named).sample_rate == 16000
+    assert call("generate", "--from", named, "-m", speech, "-o", "again.wav").returncode == 0
+    assert (tmp_path / "again.wav").read_bytes() == named.read_bytes()
+    assert read_request(tmp_path / "r" / "n.flac")["seed"] == 3
+    assert "<audio" in (tmp_path / "r" / "index.html").read_text()
+    jobs = (tmp_path / "jobs.jsonl").rename(tmp_path / "more.jsonl")
+    jobs.write_text('{"prompt": "no", "output": "n.png"}\n')
+    fails("render", jobs, "-m", speech, "--out", "r", message="the model makes sound")
+    jobs.write_text('{"class_label": 1}\n')
+    fails("render", jobs, "-m", speech, "--out", "r", message="prompt is missing")
 
 
 def test_wrong_calls(fails, speech, tiny_model):
