@@ -19,7 +19,7 @@ from studio.evaluation.codecs import Encoded
 SCALES = (1, 2, 4)
 # name -> container, encoder, qualities, options
 CODECS: dict[str, tuple[str, str, tuple[int, ...], dict[str, str]]] = {
-    "h264": ("mp4", "libx264", (18, 24, 30, 36, 42, 47, 51), {"preset": "slower"}),
+    "h264": ("mp4", "libx264", (18, 24, 30, 36, 42, 47, 51), {"preset": "slow"}),
     "vp9": (
         "webm",
         "libvpx-vp9",

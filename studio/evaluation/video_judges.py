@@ -44,6 +44,7 @@ FD = Column(
 FVD = Column(
     "fvd", "FVD", "", "lower", "of the given I3D weights; depends on the number of clips", digits=1
 )
+Flow = tuple[torch.Tensor, torch.Tensor]
 _MEANS = ("psnr", "ssim", "ms_ssim", "lpips", "flicker", "warped")
 
 
@@ -81,9 +82,18 @@ class ClipJudges:
         return self
 
     @torch.no_grad()
-    def observe(self, clips: torch.Tensor, originals: torch.Tensor | None = None) -> Record:
+    def observe(
+        self,
+        clips: torch.Tensor,
+        originals: torch.Tensor | None = None,
+        *,
+        flows: list[Flow] | None = None,
+    ) -> Record:
         """Rows of clips (n, 3, T, H, W) in [-1, 1], compared with their originals, or with
         themselves where there are none: the values of each (n,), and features (n, D). On the CPU.
+
+        Args:
+            flows: of the originals, where they are known, since they take long (`flows_of`).
         """
         clips = clips.float().clamp(-1, 1)
         found: Record = {}
@@ -96,15 +106,20 @@ class ClipJudges:
         found |= {name: values.mean(1) for name, values in per_clip.items()}
         if features is not None:
             found["features"] = clip_features(features)
-        source = clips if originals is None else originals
         if originals is not None:
             found["flicker"] = flicker(clips, originals)
         if clips.shape[2] > 1:
-            pairs = zip(clips, source, strict=True)
-            found["warped"] = torch.stack([warped_error(c, backward_flow(s)) for c, s in pairs])
+            flows = flows or flows_of(clips if originals is None else originals)
+            pairs = zip(clips, flows, strict=True)
+            found["warped"] = torch.stack([warped_error(clip, flow) for clip, flow in pairs])
         if self.i3d is not None:
             found["i3d"] = self.i3d(clips)
         return {k: v.detach().float().cpu() for k, v in found.items()}
+
+
+def flows_of(clips: torch.Tensor) -> list[Flow]:
+    """`backward_flow` of clips (n, 3, T, H, W), n entries."""
+    return [backward_flow(clip) for clip in clips] if clips.shape[2] > 1 else []
 
 
 def clip_features(features: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,7 @@ from studio.evaluation.parts import Record, Shard, joined, measure_parts
 from studio.evaluation.report import MEDIA, Cell, Column, Curve, Exhibit, Report, hardware
 from studio.evaluation.subjects import Subject
 from studio.evaluation.video_codecs import LABELS, available_codecs, encodings
-from studio.evaluation.video_judges import ClipJudges, summarize
+from studio.evaluation.video_judges import ClipJudges, Flow, flows_of, summarize
 from studio.media.video_writer import write_video
 
 BEYOND = (2, 4)  # times the bytes of all tokens, so that the codecs' own range is seen
@@ -140,12 +140,13 @@ class VideoEvaluation:
 
         @torch.no_grad()
         def measure(clips: torch.Tensor, wanted: list[int]) -> Record:
+            flows = flows_of(clips)
             encoded = [tokenizer.encode(c.to(tokenizer.device)).tokens for c in clips.split(1)]
             found = {"tokens": torch.cat(encoded).cpu()}
             for count in counts:
                 made = [tokenizer.decode(rows[:, :count], num_tokens=count) for rows in encoded]
                 made = torch.cat(made).float().cpu()  # (n, 3, T, H, W)
-                rows = self.judges.observe(made, clips)
+                rows = self.judges.observe(made, clips, flows=flows)
                 found |= {f"{count}.{key}": value for key, value in rows.items()}
                 found[f"{count}.shown"] = _pixels(made[wanted])
             return found
@@ -158,6 +159,7 @@ class VideoEvaluation:
 
         def measure(clips: torch.Tensor, wanted: list[int]) -> Record:
             settings = [encodings(clip, codec, fps=FPS) for clip in clips]
+            flows = flows_of(clips)
             seen: dict[tuple, Record] = {}
             found: Record = {}
             for name, headers in HEADERS.items():
@@ -165,7 +167,7 @@ class VideoEvaluation:
                     chosen = [best_within(each, budget, headers=headers) for each in settings]
                     key = tuple((e.scale, e.quality) for e in chosen)
                     if key not in seen:
-                        seen[key] = self._observe_encoded(chosen, clips, wanted)
+                        seen[key] = self._observe_encoded(chosen, clips, wanted, flows)
                     sizes = [e.file if headers else e.payload for e in chosen]
                     rows = {**seen[key], "bytes": torch.tensor(sizes, dtype=torch.float32)}
                     found |= {f"{name}.{place}.{k}": v for k, v in rows.items()}
@@ -173,10 +175,12 @@ class VideoEvaluation:
 
         return measure, shape, {"what": codec, "budgets": budgets, "av": av.__version__}
 
-    def _observe_encoded(self, chosen: list[Encoded], clips, wanted: list[int]) -> Record:
+    def _observe_encoded(
+        self, chosen: list[Encoded], clips, wanted: list[int], flows: list[Flow]
+    ) -> Record:
         pixels = torch.stack([torch.from_numpy(e.pixels.copy()) for e in chosen])
         made = pixels.permute(0, 4, 1, 2, 3).float() / 127.5 - 1  # (n, 3, T, H, W)
-        return {**self.judges.observe(made, clips), "shown": pixels[wanted]}
+        return {**self.judges.observe(made, clips, flows=flows), "shown": pixels[wanted]}
 
     # --- the report ------------------------------------------------------------------------------
 
