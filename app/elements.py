@@ -1,5 +1,6 @@
 """What pages have in common: the studio, jobs as they run, tiles of results."""
 
+import re
 import secrets
 from base64 import b64encode
 from collections.abc import Callable, Sequence
@@ -48,12 +49,21 @@ def show(media: Picture | tuple[str, bytes], *, alt: str = "", width: int | str 
         st.video(data, format=mime, alt=alt, width=width, loop=True, muted=True, autoplay=True)
 
 
+_MARKS = re.compile(r"([\\`*_{}\[\]()#+\-.!|~$:<>])")
+
+
+def plain(text: str) -> str:
+    """Words of visitors and files as words: what would be markup, a picture from the net among it,
+    is shown as it was typed."""
+    return _MARKS.sub(r"\\\1", " ".join(str(text).split()))
+
+
 def failed(call: Callable, *args, **options):
     """What a call gives; a mistake is shown in its own words and gives None."""
     try:
         return call(*args, **options)
     except (ValueError, OSError, ImportError) as error:
-        st.error(" ".join(str(error).split()), icon=":material/error:")
+        st.error(plain(str(error)), icon=":material/error:")
         return None
 
 
@@ -66,7 +76,7 @@ def status(snapshot: Snapshot, ahead: int) -> str:
         return "next" if ahead == 0 else f"waiting, {ahead} before it"
     if snapshot.state == RUNNING:
         left = "" if snapshot.left is None else f", {clock(snapshot.left)} left"
-        return f"{snapshot.note or 'starting'}{left}"
+        return f"{plain(snapshot.note or 'starting')}{left}"
     return snapshot.state
 
 
@@ -101,7 +111,7 @@ def job_here(*kinds: str) -> Job | None:
 def ended(snapshot: Snapshot) -> bool:
     """Says so when a finished job did not end well; True when it did."""
     if snapshot.state == FAILED:
-        st.error(snapshot.error or "failed", icon=":material/error:")
+        st.error(plain(snapshot.error or "failed"), icon=":material/error:")
     elif snapshot.state != "done":
         st.info("Cancelled; what was finished before is kept.", icon=":material/block:")
     return snapshot.state == "done"
@@ -142,7 +152,7 @@ def tile(item: Item, *, key: str, name: str = "") -> None:
         with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
             star = ":material/star: " if item.starred else ""
             text = name or f"{item.title[:40]} · {item.request.get('seed', '')}"
-            st.caption(f"{star}{text}", width="stretch")
+            st.caption(f"{star}{plain(text)}", width="stretch")
             if st.button(
                 ":material/more_horiz:",
                 key=f"{key}open{item.id}",
@@ -170,11 +180,14 @@ def details(item: Item) -> None:
         return
     left, right = st.columns([3, 2])
     with left:
-        show(media, alt=alt_of(item))
+        show(media, alt=alt_of(item), width=400 if item.medium == "image" else "stretch")
     with right:
-        st.subheader(item.title, anchor=False)
+        st.markdown(f"**{plain(item.title)}**")
         values = {k: v for k, v in item.request.items() if k not in ("schema", "count", "prompt")}
-        st.table({k.replace("_", " "): str(v)[:24] for k, v in values.items()}, border="horizontal")
+        st.table(
+            {k.replace("_", " "): plain(str(v)[:24]) for k, v in values.items()},
+            border="horizontal",
+        )
         cost = [f"{v} {k}" for k, v in item.stats.items() if k in ("tokens", "passes")]
         if "seconds" in item.stats:
             cost.append(f"{item.stats['seconds']:.2f} s")

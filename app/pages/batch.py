@@ -6,7 +6,7 @@ import json
 
 import pandas as pd
 import streamlit as st
-from elements import clock, failed, studio
+from elements import clock, failed, plain, studio
 
 COLUMNS = ["prompt", "seed", "count", "model", "output"]
 POLL = 1.0
@@ -99,7 +99,7 @@ def progress(name: str) -> None:
         else:
             st.caption("Not begun.")
         if now.error:
-            st.error(now.error, icon=":material/error:")
+            st.error(plain(now.error), icon=":material/error:")
         pictures(name)
 
     with st.container(horizontal=True):

@@ -1,7 +1,7 @@
 """Create: words in, pictures, sounds and clips out; with a queue, previews, grids and presets."""
 
 import streamlit as st
-from elements import ended, failed, owner, status, studio, tiles, watch
+from elements import ended, failed, owner, plain, status, studio, tiles, watch
 
 from studio.server import catalog, settings
 from studio.server.gallery import title_of
@@ -27,7 +27,7 @@ def restore(request: dict) -> None:
         state[f"make-{key}"] = request.get(key)
     names = [entry.name for entry in studio().keeper.entries() if entry.generates]
     if request.get("model") not in names:
-        st.toast(f"The model {request.get('model')} is not here; another one is chosen.")
+        st.toast(f"The model {plain(request.get('model'))} is not here; another one is chosen.")
         state["make-model"] = names[0] if names else None
     state["make-prompt"] = request.get("prompt") or str(request.get("class_label") or "")
     state["make-seed"] = str(request.get("seed", 0))
@@ -251,7 +251,7 @@ def submit(values: dict, sides) -> None:
             job = studio().generate(laid.requests, owner=owner())
             st.session_state.setdefault("grids", {})[job.id] = laid
     except ValueError as error:
-        st.error(str(error), icon=":material/error:")
+        st.error(plain(str(error)), icon=":material/error:")
         return
     ids = [job.id, *st.query_params.get_all("job")][:SHOWN]
     st.query_params["job"] = st.session_state["create-jobs"] = ids
@@ -307,7 +307,7 @@ def grid_of(job) -> None:
     across, down = (settings.AXES.get(name, name) for name in (laid.x, laid.y))
     for i, row in enumerate(laid.rows):
         if laid.y:
-            st.caption(f"{down} {row}")
+            st.caption(plain(f"{down} {row}"))
         start = i * len(laid.columns)
         cells = list(zip(found[start:], laid.columns, strict=False))
         there = [(item, f"{across} {name}") for item, name in cells if item is not None]
@@ -324,7 +324,7 @@ def show_jobs() -> None:
         st.caption("What you make appears here, and stays in the gallery.")
     for job in jobs:
         with st.container(border=True):
-            st.markdown(f"**{job.title}**")
+            st.markdown(f"**{plain(job.title)}**")
             snapshot = job.snapshot()
             if not snapshot.finished:
                 watch(job)
@@ -346,7 +346,7 @@ def show_queue() -> None:
         for job in reversed(jobs):
             mine = "yours" if job.owner == owner() else "another visitor's"
             ahead = studio().queue.ahead(job.id)
-            st.markdown(f"{job.title}  \n:small[{status(job.snapshot(), ahead)} · {mine}]")
+            st.markdown(f"{plain(job.title)}  \n:small[{status(job.snapshot(), ahead)} · {mine}]")
             if job.owner == owner() and st.button("Cancel", key=f"queue{job.id}"):
                 studio().queue.cancel(job.id)
                 st.rerun()
@@ -355,7 +355,7 @@ def show_queue() -> None:
 if st.session_state.get("restore"):
     wanted = st.session_state.pop("restore")
     restore(wanted)
-    st.toast(f"Settings of {title_of(wanted)!r} are back.", icon=":material/tune:")
+    st.toast(f"Settings of {plain(title_of(wanted))} are back.", icon=":material/tune:")
 st.title("Create", anchor=False)
 usable = [entry for entry in studio().keeper.entries() if entry.generates]
 if not usable:

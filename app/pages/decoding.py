@@ -2,7 +2,7 @@
 
 import pandas as pd
 import streamlit as st
-from elements import ended, failed, job_here, owner, show, studio, watch
+from elements import ended, failed, job_here, owner, plain, show, studio, watch
 
 from studio.server import racing, settings
 
@@ -49,7 +49,7 @@ def lane_of(lane: racing.Lane) -> None:
     """One way: picture and heat map."""
     st.markdown(f"**{lane.mode}**")
     if lane.error:
-        st.caption(lane.error)
+        st.caption(plain(lane.error))
         return
     with st.container(horizontal=True):
         show(lane.shown, width=144)

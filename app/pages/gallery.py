@@ -1,7 +1,7 @@
 """Gallery: everything that was made, searched, starred, compared, deleted."""
 
 import streamlit as st
-from elements import alt_of, media_of, show, studio, tile
+from elements import alt_of, media_of, plain, show, studio, tile
 
 from studio.server.media import KINDS
 from studio.server.settings import described
@@ -34,7 +34,7 @@ def compare(items: list) -> None:
             if media is not None:
                 show(media, alt=alt_of(item))
             same = [k for k in item.request if k not in differs]
-            st.caption(f"{item.title} · {described(item.request, without=same)}")
+            st.caption(plain(f"{item.title} · {described(item.request, without=same)}"))
 
 
 def shown(items: list) -> None:

@@ -2,7 +2,7 @@
 
 import pandas as pd
 import streamlit as st
-from elements import ended, failed, job_here, owner, studio, watch
+from elements import ended, failed, job_here, owner, plain, studio, watch
 
 from studio.server import catalog
 from studio.server.media import KINDS
@@ -97,7 +97,7 @@ job = job_here("load", "fetch", "convert")
 if job is not None and not job.finished:
     watch(job)
 elif job is not None and ended(job.snapshot()):
-    st.success(f"Done: {job.title}.", icon=":material/check:")
+    st.success(f"Done: {plain(job.title)}.", icon=":material/check:")
 entries = studio().keeper.entries()
 table(entries)
 memory()

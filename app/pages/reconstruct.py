@@ -5,7 +5,7 @@ import math
 import altair as alt
 import pandas as pd
 import streamlit as st
-from elements import ended, failed, job_here, owner, show, studio, watch
+from elements import ended, failed, job_here, owner, plain, show, studio, watch
 
 from studio.server import coding
 from studio.server.media import KINDS, kind_of_file
@@ -43,7 +43,7 @@ def decoded(coded: coding.Coded, count: int):
     with st.spinner("decoding"):
         end = job.wait(timeout=PATIENCE)
     if end.error or not end.finished:
-        st.error(end.error or "The queue is busy; try again when its jobs are done.")
+        st.error(plain(end.error or "The queue is busy; try again when its jobs are done."))
     return job.value
 
 

@@ -4,7 +4,7 @@ import io
 
 import pandas as pd
 import streamlit as st
-from elements import ended, failed, job_here, owner, show, studio, watch
+from elements import ended, failed, job_here, owner, plain, show, studio, watch
 
 from studio.server import coding, token_view
 from studio.server.jobs import Picture
@@ -39,7 +39,7 @@ def wait_for(work, title: str):
     with st.spinner(title):
         end = job.wait(timeout=PATIENCE)
     if end.error or not end.finished:
-        st.error(end.error or "The queue is busy; try again when its jobs are done.")
+        st.error(plain(end.error or "The queue is busy; try again when its jobs are done."))
     return job.value
 
 

@@ -14,7 +14,7 @@ from studio.server.workspace import Workspace
 
 MAX_CARD = 256 * 1024
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".jit")
-_IMAGE = re.compile(r"!\[([^\]]*)\]\([^)]*\)", re.DOTALL)
+_IMAGE = re.compile(r"!\[([^\]]*)\](\([^)]*\)|\[[^\]]*\])?", re.DOTALL)
 _HTML = re.compile(r"<[^>]{0,2000}>")
 
 
@@ -43,7 +43,8 @@ def card_values(folder: Path) -> dict[str, Any]:
 def card_text(folder: Path) -> str:
     """The text of a model's card: words alone, neither pictures, which would be fetched, nor
     markup."""
-    return _HTML.sub("", _IMAGE.sub(r"*\1*", card_parts(folder)[1])).strip()
+    text = _HTML.sub("", _IMAGE.sub(r"*\1*", card_parts(folder)[1]))
+    return text.replace("![", "[").strip()
 
 
 def voices(folder: Path) -> list[str]:

@@ -73,3 +73,8 @@ def finish(place):
         return end
 
     return wait
+
+
+def words(element):
+    """What an element says, without the marks that keep words from being markup."""
+    return element.value.replace("\\", "")

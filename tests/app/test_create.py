@@ -6,7 +6,7 @@ import threading
 from PIL import Image
 
 from studio.server.jobs import Job
-from tests.app.conftest import by_label
+from tests.app.conftest import by_label, words
 
 
 def job_of(app):
@@ -46,7 +46,7 @@ def test_a_reload_finds_the_job_again(visit, place, finish):
     finish(app)
     again = visit(job=job)
     assert len(again.image) == 1
-    assert any("red apple" in text.value for text in again.markdown)
+    assert any("red apple" in words(text) for text in again.markdown)
     assert not visit(job="0123456789abcdef").error
 
 
@@ -59,23 +59,35 @@ def test_a_waiting_job_is_shown_and_cancelled(visit, place, finish):
     assert place.queue.jobs()[0].state == "cancelled"
     opened.set()
     app.run()
-    assert any("Cancelled" in text.value for text in app.info)
+    assert any("Cancelled" in words(text) for text in app.info)
 
 
 def test_mistakes_are_told_in_one_line(visit, place):
     app = visit()
     by_label(app.button, "Generate").click().run()
-    assert any("prompt is missing" in error.value for error in app.error)
+    assert any("prompt is missing" in words(error) for error in app.error)
     by_label(app.text_input, "Seed").set_value("-1")
     by_label(app.button, "Generate").click().run()
-    assert any("seed '-1' must be" in error.value for error in app.error)
+    assert any("seed '-1' must be" in words(error) for error in app.error)
     assert place.queue.jobs() == []
 
 
 def test_a_failed_job_says_why(visit, place, finish):
     app = start(visit(), Tokens=99)
     assert finish(app).state == "failed"
-    assert any("num_tokens 99" in error.value for error in app.error)
+    assert any("num_tokens 99" in words(error) for error in app.error)
+
+
+def test_words_are_shown_as_words(visit, place, finish):
+    app = start(visit(), prompt="![x](http://example.invalid/x.png) :red[y] $z$")
+    finish(app)
+    shown = [text.value for text in [*app.markdown, *app.caption] if "example" in text.value]
+    assert shown and all("](" not in text and ":red[" not in text for text in shown)
+    mistake = by_label(app.text_input, "Other options of decoding")
+    mistake.set_value("x=![x](http://example.invalid/y.png)")
+    by_label(app.button, "Generate").click().run()
+    end = finish(app)
+    assert all("](" not in error.value for error in app.error) and end.state == "failed"
 
 
 def test_variations_and_grids(visit, place, finish):

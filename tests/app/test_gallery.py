@@ -1,6 +1,6 @@
 """Gallery: search, star, compare, details, delete, and settings that go back to Create."""
 
-from tests.app.conftest import by_label
+from tests.app.conftest import by_label, words
 
 
 def pictures(app):
@@ -8,7 +8,7 @@ def pictures(app):
 
 
 def test_an_empty_gallery_says_so(visit):
-    assert any("Nothing here yet" in text.value for text in visit("gallery").info)
+    assert any("Nothing here yet" in words(text) for text in visit("gallery").info)
 
 
 def test_search_and_star(visit, place, made):
@@ -35,7 +35,7 @@ def test_compare(visit, made):
         box.check()
     app.run()
     assert not app.exception and pictures(app) == 4
-    assert any("seed 1" in caption.value for caption in app.caption)
+    assert any("seed 1" in words(caption) for caption in app.caption)
 
 
 def test_details_star_and_delete(visit, place, made):
@@ -61,4 +61,4 @@ def test_a_lost_file_does_no_harm(visit, place, made):
     (item,) = made("red apple", seed=1)
     place.gallery.path(item).unlink()
     app = visit("gallery")
-    assert any("file is gone" in caption.value for caption in app.caption)
+    assert any("file is gone" in words(caption) for caption in app.caption)

@@ -1,6 +1,6 @@
 """Models: the list, cards, loading and freeing, what can't be fetched or removed."""
 
-from tests.app.conftest import by_label
+from tests.app.conftest import by_label, words
 
 
 def test_the_list_and_a_card(visit, place):
@@ -8,7 +8,7 @@ def test_the_list_and_a_card(visit, place):
     names = list(app.dataframe[0].value["name"])
     assert {"tiny", "grid"} <= set(names)
     by_label(app.selectbox, "Model").set_value("tiny").run()
-    assert any("no card" in text.value for text in app.markdown)
+    assert any("no card" in words(text) for text in app.markdown)
 
 
 def test_loading_and_freeing(visit, place, finish):
@@ -33,4 +33,4 @@ def test_what_is_no_hub_id_fails_in_words(visit, place, finish):
     by_label(app.text_input, "Hub id").set_value("../models/tiny").run()
     by_label(app.button, "Fetch").click().run()
     assert finish(app).state == "failed"
-    assert any("no Hub id" in error.value for error in app.error)
+    assert any("no Hub id" in words(error) for error in app.error)

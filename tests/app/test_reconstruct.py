@@ -1,6 +1,6 @@
 """Reconstruct: several tokenizers side by side, the slider, the curve, refusals."""
 
-from tests.app.conftest import by_label
+from tests.app.conftest import by_label, words
 from tests.app.pictures import png
 
 
@@ -31,16 +31,16 @@ def test_the_slider_decodes_a_prefix(visit, place, finish):
     coded.shown.pop(3, None)
     by_label(app.select_slider, "Tokens").set_value(3).run()
     assert not app.exception and 3 in coded.shown
-    assert any("3 tokens" in caption.value for caption in app.caption)
+    assert any("3 tokens" in words(caption) for caption in app.caption)
 
 
 def test_what_is_no_picture_is_refused_in_words(visit, finish):
     app = drop(visit("reconstruct"), data=b"garbage")
     assert finish(app).state == "failed"
-    assert any("picture" in error.value and "/" not in error.value for error in app.error)
+    assert any("picture" in words(error) and "/" not in words(error) for error in app.error)
 
 
 def test_media_that_no_model_takes(visit, place):
     app = drop(visit("reconstruct"), name="x.wav", data=b"RIFF", models=())
     there = [e for e in place.keeper.entries() if e.medium == "audio"]
-    assert there or any("No model here takes sounds" in text.value for text in app.info)
+    assert there or any("No model here takes sounds" in words(text) for text in app.info)
