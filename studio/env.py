@@ -35,6 +35,8 @@ OPTIONAL: dict[str, tuple[str, str]] = {
     "skimage": ("eval", "metrics"),
     "matplotlib": ("eval", "plots of curves"),
     "plotly": ("eval", "curves in reports"),
+    "pesq": ("speech", "PESQ of speech"),
+    "pystoi": ("speech", "STOI of speech"),
     "soundfile": ("audio", "reading sound, and writing anything but WAV"),
     "torchaudio": ("audio", "resampling"),
     "av": ("video", "reading and writing video"),

@@ -40,6 +40,16 @@ VOICES: dict[str, tuple[str, int]] = {
 }
 HELDOUT_VOICES = tuple(name for name, (voice, _) in VOICES.items() if voice.endswith("5"))
 TRAIN_VOICES = tuple(name for name in VOICES if name not in HELDOUT_VOICES)
+# For variety: accents, and variants that come with espeak-ng. None ends in the held-out 5.
+ACCENTS = ("en-us", "en-gb", "en-gb-x-rp", "en-gb-scotland", "en-029", "en-gb-x-gbclan")
+VARIANTS = """
+    Alex Alicia Andrea Andy Annie AnxiousAndy Denis Diogo Gene Gene2 Henrique Hugo Jacky Lee Marco
+    Mario Michael Mike Nguyen RicishayMax Storm adam anika antonio aunty belinda benjamin boris
+    caleb croak david ed edward edward2 f1 f2 f3 f4 grandma grandpa gustave iven iven2 iven3 iven4
+    john kaukovalta klatt klatt2 klatt3 klatt4 klatt6 linda m1 m2 m3 m4 m6 m7 m8 marcelo max michel
+    miguel norbert pablo paul pedro quincy rob robert sandro shelby steph steph2 steph3 travis
+    victor whisper whisperf zac
+""".split()
 SPLITS = ("train", "heldout", "voice", "words")
 PITCH_REACH, SPEEDS = 12, (130, 190)  # steps of espeak's 0 to 99 around the middle; words a minute
 PROGRAM = "espeak-ng"
@@ -70,7 +80,7 @@ class Utterance:
 
     Args:
         text: in the letters of `spelling.ALPHABET`.
-        voice: a name of `VOICES`.
+        voice: a name of `VOICES`, or one that espeak-ng knows.
         pitch: 0 to 99.
         speed: words a minute.
     """
@@ -88,7 +98,7 @@ def speak(utterance: Utterance, sample_rate: int = 16000) -> torch.Tensor:
         FileNotFoundError: espeak-ng is not installed.
         RuntimeError: it failed; one line with what it said.
     """
-    voice = VOICES[utterance.voice][0]
+    voice = VOICES.get(utterance.voice, (utterance.voice,))[0]
     command = [find_espeak(), "-z", "-v", voice, "-p", str(utterance.pitch)]
     command += ["-s", str(utterance.speed), "--stdout", "--", utterance.text]
     done = subprocess.run(command, capture_output=True)
@@ -128,12 +138,15 @@ class SpokenSentences:
             larger vocabulary in no order).
         seed: another seed gives other utterances.
         voices: names of `VOICES`; all of the split when None.
+        variety: half of the train split is spoken by any of `ACCENTS` with any of `VARIANTS`, at
+            any pitch, so that a codec meets more than the voices of the studio.
     """
 
     sample_rate: int = 16000
     split: str = "train"
     seed: int = 0
     voices: tuple[str, ...] | None = None
+    variety: bool = False
 
     def __post_init__(self):
         if self.split not in SPLITS:
@@ -158,6 +171,10 @@ class SpokenSentences:
         rng = np.random.default_rng([self.seed, 7, SPLITS.index(self.split), index])
         speakers = self.speakers()
         name = speakers[int(rng.integers(len(speakers)))]
+        if self.variety and self.split == "train" and rng.random() < 0.5:
+            name = f"{ACCENTS[rng.integers(len(ACCENTS))]}+{VARIANTS[rng.integers(len(VARIANTS))]}"
+            pitch, speed = int(rng.integers(20, 81)), int(rng.integers(SPEEDS[0], SPEEDS[1] + 1))
+            return Utterance(text, name, pitch, speed)
         pitch = VOICES[name][1] + int(rng.integers(-PITCH_REACH, PITCH_REACH + 1))
         return Utterance(text, name, pitch, int(rng.integers(SPEEDS[0], SPEEDS[1] + 1)))
 
@@ -185,7 +202,7 @@ class SpokenSentences:
 
 
 def _shard_path(data: SpokenSentences, number: int) -> Path:
-    voices = "-".join(data.speakers())
+    voices = "-".join((*data.speakers(), *(("variety",) if data.variety else ())))
     key = f"{espeak_version()}-{_LAYOUT}-{data.sample_rate}-{data.split}-{data.seed}-{voices}"
     root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     return root / "studio" / "speech" / key / f"{number:06d}.npz"

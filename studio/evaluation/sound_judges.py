@@ -85,7 +85,7 @@ class SoundJudges:
         """What is left out here and why, a line each."""
         packages = {"pesq": "PESQ", "pystoi": "STOI and ESTOI"}
         return [
-            f"No {what}: package {name} does not work here; run: {mend('eval')}"
+            f"No {what}: package {name} does not work here; run: {mend('speech')}"
             for name, what in packages.items()
             if not probe(name).ok
         ]

@@ -2,7 +2,7 @@
 
 PESQ (ITU-T P.862.2, wide band) and STOI ("An Algorithm for Intelligibility Prediction of
 Time-Frequency Weighted Noisy Speech", 2011) come from the packages `pesq` and `pystoi`, which are
-optional: the former's reference code has terms of its own. Leaves out on purpose: scores that need
+an extra of their own: the former is built from source and its reference code has terms of its own. Leaves out on purpose: scores that need
 downloaded networks.
 """
 
@@ -26,7 +26,7 @@ def pesq(fake: torch.Tensor, real: torch.Tensor) -> float:
     Raises:
         ImportError: one line with what to install.
     """
-    package = need("pesq", extra="eval")
+    package = need("pesq", extra="speech")
     silent = package.PesqError.RETURN_VALUES
     one, other = (wave.detach().cpu().double().numpy() for wave in (real, fake))
     found = package.pesq(WIDE_BAND, one, other, "wb", on_error=silent)
@@ -39,7 +39,7 @@ def stoi(fake: torch.Tensor, real: torch.Tensor, sample_rate: int, *, extended=F
     Raises:
         ImportError: one line with what to install.
     """
-    package = need("pystoi", extra="eval")
+    package = need("pystoi", extra="speech")
     one, other = (wave.detach().cpu().double().numpy() for wave in (real, fake))
     return float(package.stoi(one, other, sample_rate, extended=extended))
 

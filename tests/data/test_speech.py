@@ -5,7 +5,15 @@ import torch
 
 from studio.data import speech
 from studio.data.datasets import make_dataset
-from studio.data.speech import HELDOUT_VOICES, TRAIN_VOICES, SpokenSentences, Utterance, speak
+from studio.data.speech import (
+    ACCENTS,
+    HELDOUT_VOICES,
+    TRAIN_VOICES,
+    VARIANTS,
+    SpokenSentences,
+    Utterance,
+    speak,
+)
 
 needs_espeak = pytest.mark.skipif(not shutil.which("espeak-ng"), reason="needs espeak-ng")
 
@@ -35,6 +43,24 @@ def test_the_held_out_voices_never_speak_in_training():
     assert all(voice.utterance(i).voice in HELDOUT_VOICES for i in range(20))
     assert all(heldout.utterance(i).voice in TRAIN_VOICES for i in range(20))
     assert all(heldout.caption(i) == voice.caption(i) for i in range(20))
+
+
+def test_variety_is_half_of_training_and_nothing_else():
+    data = SpokenSentences(variety=True)
+    voices = [data.utterance(i).voice for i in range(400)]
+    many = [voice for voice in voices if voice not in TRAIN_VOICES]
+    assert 160 < len(many) < 240 and len(set(many)) > 120
+    assert not any(voice.endswith("5") for voice in many)
+    assert [data.caption(i) for i in range(9)] == [SpokenSentences().caption(i) for i in range(9)]
+    heldout = SpokenSentences(split="heldout", variety=True)
+    assert heldout.utterance(3) == SpokenSentences(split="heldout").utterance(3)
+
+
+@needs_espeak
+def test_every_voice_of_the_variety_speaks():
+    for voice in [f"en-us+{name}" for name in VARIANTS] + [f"{name}+m1" for name in ACCENTS]:
+        wave = speak(Utterance("go", voice, 50, 190))
+        assert wave.abs().max() > 0.05, voice
 
 
 @needs_espeak
