@@ -2,8 +2,8 @@
 
 PESQ (ITU-T P.862.2, wide band) and STOI ("An Algorithm for Intelligibility Prediction of
 Time-Frequency Weighted Noisy Speech", 2011) come from the packages `pesq` and `pystoi`, which are
-an extra of their own: the former is built from source and its reference code has terms of its own. Leaves out on purpose: scores that need
-downloaded networks.
+an extra of their own: the former is built from source, and its reference code has terms of its own.
+Leaves out on purpose: scores that need downloaded networks.
 """
 
 import math
