@@ -62,9 +62,9 @@ def new_batch() -> None:
     table = st.data_editor(
         start, num_rows="dynamic", hide_index=True, key="batch-table", alt="the jobs of the batch",
         column_config={
-            "prompt": st.column_config.TextColumn(width="large", max_chars=1000),
-            "seed": st.column_config.NumberColumn(min_value=0, step=1),
-            "count": st.column_config.NumberColumn(min_value=1, max_value=1024, step=1),
+            "prompt": st.column_config.TextColumn(width="medium", max_chars=1000),
+            "seed": st.column_config.NumberColumn(width="small", min_value=0, step=1),
+            "count": st.column_config.NumberColumn(width="small", min_value=1, step=1),
             "model": st.column_config.SelectboxColumn(options=names),
         },
     )  # fmt: skip
@@ -132,7 +132,7 @@ def pictures(name: str) -> None:
 st.title("Batch", anchor=False)
 known = studio().batches.names()
 asked = st.query_params.get("batch")
-left, right = st.columns([2, 3], gap="large")
+left, right = st.columns(2, gap="large")
 with left:
     with st.expander("New table", expanded=not known, icon=":material/add:"):
         new_batch()

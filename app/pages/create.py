@@ -16,6 +16,7 @@ NUMBERS = {
     "top_p": ("Top p", 0.0, 1.0, 0.05, "Draw from this share of probability"),
     "top_k": ("Top k", 0, 10**7, 1, "Draw from the best k tokens; 0 for all"),
 }
+SLIDERS = {"speed": 1.0, "pitch": 0.0, "strength": 0.6}  # which can't be empty
 KEYS = ("model", "generator", "prompt", "seed", "count", "decoding", "options", "num_tokens")
 KEYS += ("num_inference_steps", "strength", "num_frames", "voice", "speed", "pitch", *NUMBERS)
 
@@ -24,7 +25,7 @@ def restore(request: dict) -> None:
     """Puts a request's settings into the widgets; before they are made."""
     state = st.session_state
     for key in KEYS:
-        state[f"make-{key}"] = request.get(key)
+        state[f"make-{key}"] = request.get(key, SLIDERS.get(key))
     names = [entry.name for entry in studio().keeper.entries() if entry.generates]
     if request.get("model") not in names:
         st.toast(f"The model {plain(request.get('model'))} is not here; another one is chosen.")

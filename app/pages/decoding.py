@@ -10,6 +10,9 @@ from studio.server import racing, settings
 def begin(values: dict, modes: list[str]) -> None:
     """Puts the race into the queue."""
     place = studio()
+    if not str(values.get("class_label", 0)).isdigit():
+        st.error("The class must be a whole number.", icon=":material/error:")
+        return
     request = failed(settings.request_of, values)
     if request is None:
         return
@@ -88,7 +91,8 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
     pressed = st.button("Race", type="primary", icon=":material/flag:", disabled=not modes)
 if pressed:
     values = {"model": name, "seed": seed}
-    values["prompt" if entry.words else "class_label"] = prompt if entry.words else int(prompt or 0)
+    label = int(prompt) if prompt.isascii() and prompt.isdigit() else prompt
+    values |= {"prompt": prompt} if entry.words else {"class_label": label}
     begin(values, modes)
 job = job_here("race")
 if job is None:

@@ -11,7 +11,7 @@ from studio.server import coding
 from studio.server.media import KINDS, kind_of_file
 
 PATIENCE = 60  # seconds that a slider waits
-NAMES = {"image": ("PSNR", "SSIM"), "audio": ("SI-SDR", "STOI"), "video": ("PSNR", "SSIM")}
+NAMES = {"image": ("PSNR", "SSIM"), "audio": ("PESQ", "STOI"), "video": ("PSNR", "SSIM")}
 
 
 def begin(upload, models: list[str]) -> None:
@@ -54,7 +54,10 @@ def figures(coded: coding.Coded, count: int) -> None:
         return
     bits = coded.bits(count)
     unit = f"{bits / 8:.0f} bytes" if bits < 80_000 else f"{bits / 8192:.1f} KiB"
-    parts = [f"{count} tokens", unit, f"{names[0]} {point.psnr:.2f} dB"]
+    decibels = "" if coded.medium == "audio" else " dB"
+    parts = [f"{count} tokens", unit]
+    if not math.isnan(point.psnr):
+        parts.append(f"{names[0]} {point.psnr:.2f}{decibels}")
     if not math.isnan(point.ssim):
         parts.append(f"{names[1]} {point.ssim:.3f}")
     if coded.medium == "audio":
@@ -74,8 +77,8 @@ def one(coded: coding.Coded) -> None:
     shown = decoded(coded, count)
     if shown is not None:
         show(shown, width=280 if coded.medium != "audio" else "stretch")
-    if coded.medium == "audio" and shown is not None:
-        show(coding.spectrogram(coded.real, "spectrogram of the original"))
+    if count in coded.spectra:
+        show(coded.spectra[count])
     figures(coded, count)
 
 
@@ -144,6 +147,8 @@ elif ended(job.snapshot()) and job.value is not None:
                     st.markdown("**Original**")
                     medium = found.coded[0].medium
                     show(found.coded[0].original, width=280 if medium != "audio" else "stretch")
+                    if 0 in found.coded[0].spectra:
+                        show(found.coded[0].spectra[0])
                     st.caption("as the tokenizer sees it")
                 elif place <= len(found.coded):
                     one(found.coded[place - 1])

@@ -30,8 +30,8 @@ class Point:
     Args:
         tokens: 0 for codecs.
         bytes: of tokens, or of a file with its header.
-        psnr, ssim: of pictures and clips, in dB and up to 1; of sounds, SI-SDR in dB, and STOI or
-            NaN.
+        psnr, ssim: of pictures and clips, in dB and up to 1; of sounds PESQ and STOI, or NaN where
+            they can't be computed.
         name: of the tokenizer or codec.
     """
 
@@ -57,6 +57,7 @@ class Coded:
         original: what it saw, to be shown.
         points: quality at some of the counts.
         shown: what was decoded so far, by count.
+        spectra: of sounds, the spectrogram of each, and of the original at 0.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Coded:
     original: Picture
     points: list[Point] = field(default_factory=list)
     shown: dict[int, Picture] = field(default_factory=dict)
+    spectra: dict[int, Picture] = field(default_factory=dict)
 
     def bits(self, count: int) -> float:
         """Bits that the first tokens carry."""
@@ -241,15 +243,17 @@ def _show_image(coded: Coded, made: Any) -> tuple[Picture, tuple[float, float]]:
 
 def _show_audio(coded: Coded, made: Any) -> tuple[Picture, tuple[float, float]]:
     from studio.media.resampling import resample
-    from studio.media.sound_quality import WIDE_BAND, quality_packages, si_sdr, stoi
+    from studio.media.sound_quality import WIDE_BAND, pesq, quality_packages, stoi
 
     made = made[..., : coded.real.shape[-1]]
-    likeness = math.nan
+    coded.spectra[0] = coded.spectra.get(0) or spectrogram(coded.real, "the original's spectrogram")
+    text = f"spectrogram of the reconstruction by {coded.name}"
+    coded.spectra[coded.counts[-1]] = spectrogram(made, text)
+    figures = math.nan, math.nan
     if quality_packages() and made.shape[-1] > coded.rate / 2:
         rate = int(coded.rate)
         one, other = (resample(w[0, :1], rate, WIDE_BAND)[0] for w in (made, coded.real))
-        likeness = stoi(one, other, WIDE_BAND)
-    figures = float(si_sdr(made[0, 0], coded.real[0, 0])), likeness
+        figures = pesq(one, other), stoi(one, other, WIDE_BAND)
     return sound([made], int(coded.rate), f"reconstruction by {coded.name}"), figures
 
 
