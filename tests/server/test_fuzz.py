@@ -1,8 +1,11 @@
 """Hostile input: whatever comes in, an answer of one line goes out, nothing is written elsewhere,
-and the server goes on."""
+and the server goes on.
+
+Forty inputs of each kind; STUDIO_FUZZ=400 in the environment makes it four hundred."""
 
 import io
 import json
+import os
 import string
 import time
 
@@ -17,7 +20,7 @@ from studio.server.workspace import Workspace
 from tests.server.test_api import call, server  # noqa: F401
 
 quiet = settings(
-    max_examples=150,
+    max_examples=int(os.environ.get("STUDIO_FUZZ", "40")),
     deadline=10_000,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

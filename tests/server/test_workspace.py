@@ -48,7 +48,7 @@ def test_symbolic_links_that_leave_are_refused(workspace, tmp_path):
     assert workspace.place("models", "near").parent == workspace.folder / "models"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(some.lists(some.text(max_size=80), min_size=1, max_size=4))
 def test_no_text_at_all_leads_out(parts):
     place = Workspace.__new__(Workspace)
