@@ -23,7 +23,8 @@ from starlette.routing import Mount, Route
 
 from studio import __version__
 from studio.pipelines.request import MAX_TEXT, Request
-from studio.server.jobs import Job, QueueFull
+from studio.server.job_queue import QueueFull
+from studio.server.jobs import Job
 from studio.server.making import MAX_SAMPLES
 from studio.server.openapi import description
 from studio.server.studio import Studio, current

@@ -1,9 +1,8 @@
-"""Jobs and their queue: one thread works, any number of visitors look on.
+"""Jobs: work for one thread, on which any number of visitors look.
 
 A job is a function that is called with itself in the worker's thread: it reports, shows previews,
-looks whether it was cancelled. Readers take snapshots and may wait for the next one. Order: urgent
-jobs (a slider that someone is dragging) first, then the owner who was served longest ago, then
-first come. Leaves out on purpose: jobs that survive the process; results do.
+looks whether it was cancelled. Readers take snapshots and may wait for the next one. Leaves out on
+purpose: jobs that survive the process; results do.
 """
 
 from __future__ import annotations
@@ -21,18 +20,12 @@ logger = logging.getLogger(__name__)
 QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
 STATES = (QUEUED, RUNNING, DONE, FAILED, CANCELLED)
 FINISHED = (DONE, FAILED, CANCELLED)
-MAX_QUEUED, MAX_OWNED = 200, 40
-_KEPT, _VALUES = 300, 16  # finished jobs that are remembered, and those of them with their value
 # What a visitor can mend; anything else is a fault of ours and goes to the log as well.
 _USER_ERRORS = (ValueError, OSError, ImportError)
 
 
 class Cancelled(Exception):
     """Raised in a job's work once it was cancelled."""
-
-
-class QueueFull(ValueError):
-    """Too many jobs wait already."""
 
 
 @dataclass(frozen=True)
@@ -244,7 +237,8 @@ class Job:
             self._ended = time.monotonic()
             self._touch()
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Does the work, in the thread that calls; never raises."""
         with self._changed:
             if self._asked.is_set():
                 return
@@ -265,7 +259,8 @@ class Job:
         self._work = _nothing  # it may hold pictures
         self._end(state, error)
 
-    def _cancel(self) -> bool:
+    def cancel(self) -> bool:
+        """Asks for the end. False when it is over already."""
         with self._changed:
             if self._now.state in FINISHED:
                 return False
@@ -288,115 +283,3 @@ def one_line(error: BaseException) -> str:
     """An error's message on one line of bounded length."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 600 else f"{text[:600]} ..."
-
-
-class JobQueue:
-    """Takes jobs and does them one after another in a thread of its own.
-
-    Args:
-        first: called in the worker's thread before the first job, to load what takes long.
-    """
-
-    def __init__(self, *, first: Callable[[], Any] | None = None):
-        self._jobs: dict[str, Job] = {}
-        self._waiting: list[Job] = []
-        self._served: dict[str, float] = {}
-        self._changed = threading.Condition()
-        self._closing = False
-        self._first = first
-        self._running: Job | None = None
-        self._thread = threading.Thread(target=self._loop, name="studio-worker", daemon=True)
-        self._thread.start()
-
-    def submit(self, job: Job) -> Job:
-        """Puts a job into the queue; it is found by its id from now on.
-
-        Raises:
-            QueueFull: too many wait, of all or of this owner.
-        """
-        with self._changed:
-            if self._closing:
-                raise QueueFull("the studio is closing down")
-            owned = sum(1 for other in self._waiting if other.owner == job.owner and job.owner)
-            if len(self._waiting) >= MAX_QUEUED or owned >= MAX_OWNED:
-                count = len(self._waiting)
-                raise QueueFull(f"{count} jobs wait already: try again when some are done")
-            self._jobs[job.id] = job
-            self._waiting.append(job)
-            self._forget()
-            self._changed.notify_all()
-        return job
-
-    def get(self, name: str) -> Job | None:
-        """The job of an id; None where there is none."""
-        with self._changed:
-            return self._jobs.get(name)
-
-    def jobs(self) -> list[Job]:
-        """All jobs that are remembered, newest first."""
-        with self._changed:
-            return list(reversed(self._jobs.values()))
-
-    def cancel(self, name: str) -> bool:
-        """Ends a job: at once while it waits, within a step once it runs. False when there was
-        nothing to end."""
-        with self._changed:
-            job = self._jobs.get(name)
-            if job in self._waiting:
-                self._waiting.remove(job)
-        return job is not None and job._cancel()
-
-    def ahead(self, name: str) -> int:
-        """How many jobs come before this one."""
-        with self._changed:
-            order, served = [], dict(self._served)
-            waiting = list(self._waiting)
-            while waiting:
-                job = self._next(waiting, served)
-                waiting.remove(job)
-                served[job.owner] = time.monotonic() + len(order)
-                order.append(job.id)
-            return order.index(name) + (self._running is not None) if name in order else 0
-
-    def close(self, *, timeout: float = 10.0) -> None:
-        """Cancels everything and ends the thread."""
-        with self._changed:
-            self._closing = True
-            left = [job.id for job in self._jobs.values() if not job.finished]
-        for name in left:
-            self.cancel(name)
-        with self._changed:
-            self._changed.notify_all()
-        self._thread.join(timeout)
-
-    def _next(self, waiting: list[Job], served: dict[str, float]) -> Job:
-        ranks = [(not j.urgent, served.get(j.owner, 0.0) if j.owner else 0.0) for j in waiting]
-        return waiting[min(range(len(waiting)), key=lambda i: (ranks[i], i))]
-
-    def _loop(self) -> None:
-        if self._first is not None:
-            try:
-                self._first()
-            except Exception:  # what needs it fails with its own words
-                logger.exception("the worker could not prepare itself")
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._closing)
-                if self._closing:
-                    return
-                job = self._next(self._waiting, self._served)
-                self._waiting.remove(job)
-                self._running, self._served[job.owner] = job, time.monotonic()
-            job._run()
-            with self._changed:
-                self._running = None
-
-    def _forget(self) -> None:
-        """Lets go of the oldest finished jobs, and of values before that."""
-        finished = [job for job in self._jobs.values() if job.finished]
-        for job in finished[: max(0, len(finished) - _VALUES)]:
-            job.value = None
-        for job in finished[: max(0, len(finished) - _KEPT)]:
-            del self._jobs[job.id]
-        if len(self._served) > 4 * _KEPT:
-            self._served.clear()

@@ -15,7 +15,8 @@ from studio.pipelines.request import Request
 from studio.server import making
 from studio.server.batches import Batches
 from studio.server.gallery import Gallery
-from studio.server.jobs import Job, JobQueue
+from studio.server.job_queue import JobQueue
+from studio.server.jobs import Job
 from studio.server.keeper import Keeper
 from studio.server.workspace import Workspace
 

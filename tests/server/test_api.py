@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from studio.media.metadata import read_request
-from studio.server.jobs import MAX_OWNED, Job
+from studio.server.job_queue import MAX_OWNED
+from studio.server.jobs import Job
 
 uvicorn = pytest.importorskip("uvicorn")
 

@@ -5,8 +5,9 @@ import time
 
 import pytest
 
-from studio.server import jobs
-from studio.server.jobs import Job, JobQueue, Picture, QueueFull
+from studio.server import job_queue
+from studio.server.job_queue import JobQueue, QueueFull
+from studio.server.jobs import Job, Picture
 
 
 @pytest.fixture
@@ -141,8 +142,8 @@ def test_owners_take_turns_and_urgent_jobs_go_first(queue, gate):
 
 
 def test_the_queue_is_bounded(queue, gate, monkeypatch):
-    monkeypatch.setattr(jobs, "MAX_OWNED", 2)
-    monkeypatch.setattr(jobs, "MAX_QUEUED", 4)
+    monkeypatch.setattr(job_queue, "MAX_OWNED", 2)
+    monkeypatch.setattr(job_queue, "MAX_QUEUED", 4)
     for owner in ("ann", "ann", "ben", "ben"):
         if owner == "ben" and len(queue.jobs()) == 3:
             with pytest.raises(QueueFull, match="2 jobs wait already"):
@@ -153,8 +154,8 @@ def test_the_queue_is_bounded(queue, gate, monkeypatch):
 
 
 def test_old_jobs_are_forgotten_and_their_values_before_that(queue, monkeypatch):
-    monkeypatch.setattr(jobs, "_KEPT", 4)
-    monkeypatch.setattr(jobs, "_VALUES", 2)
+    monkeypatch.setattr(job_queue, "_KEPT", 4)
+    monkeypatch.setattr(job_queue, "_VALUES", 2)
     made = []
     for i in range(8):
         made.append(queue.submit(job_of(lambda job, i=i: i)))
