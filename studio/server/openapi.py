@@ -103,8 +103,8 @@ def _operation(name: str, summary: str, answers: dict[str, dict], *errors: str, 
     return {"operationId": name, "summary": summary, "responses": answers | found, **more}
 
 
-def description() -> dict[str, Any]:
-    """The whole description."""
+def _job_paths() -> dict[str, Any]:
+    """The calls about jobs."""
     job = _reference("Job")
     several = {
         "type": "object",
@@ -122,7 +122,6 @@ def description() -> dict[str, Any]:
     body = {
         "content": {"application/json": {"schema": {"anyOf": [_reference("Request"), several]}}}
     }
-    binary = {"content": {"application/octet-stream": {"schema": {}}}}
     jobs = {"type": "object", "properties": {"jobs": {"type": "array", "items": job}}}
     identity = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
     index = {
@@ -133,19 +132,7 @@ def description() -> dict[str, Any]:
     }
     media = {kind: {"schema": {}} for kind in ("image/png", "image/webp", "audio/wav", "video/mp4")}
     result = {"description": "the file, with its request inside", "content": media}
-    kept = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
-    paths = {
-        "/health": {"get": _open("health", "Whether it is up", {"type": "object"})},
-        "/openapi.json": {"get": _open("describe", "This description", {"type": "object"})},
-        "/models": {
-            "get": _operation("models", "What can be used", {"200": _answer("models", {})})
-        },
-        "/inputs": {
-            "post": _operation(
-                "input", "Upload a picture to begin with", {"201": _answer("kept", kept)},
-                "400", "413", requestBody=binary,
-            )
-        },
+    return {
         "/jobs": {
             "get": _operation("jobs", "The last 100 jobs", {"200": _answer("jobs", jobs)}),
             "post": _operation(
@@ -173,12 +160,35 @@ def description() -> dict[str, Any]:
             "get": _operation("result", "One result", {"200": result}, "404", "410"),
         },
     }  # fmt: skip
+
+
+def _other_paths() -> dict[str, Any]:
+    """All other calls."""
+    binary = {"content": {"application/octet-stream": {"schema": {}}}}
+    kept = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
+    return {
+        "/health": {"get": _open("health", "Whether it is up", {"type": "object"})},
+        "/openapi.json": {"get": _open("describe", "This description", {"type": "object"})},
+        "/models": {
+            "get": _operation("models", "What can be used", {"200": _answer("models", {})})
+        },
+        "/inputs": {
+            "post": _operation(
+                "input", "Upload a picture to begin with", {"201": _answer("kept", kept)},
+                "400", "413", requestBody=binary,
+            )
+        },
+    }  # fmt: skip
+
+
+def description() -> dict[str, Any]:
+    """The whole description."""
     return {
         "openapi": "3.1.0",
         "info": {"title": "studio", "version": __version__},
         "servers": [{"url": "/api/v1"}],
         "security": [{"token": []}],
-        "paths": paths,
+        "paths": _other_paths() | _job_paths(),
         "components": {
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
             "schemas": {
