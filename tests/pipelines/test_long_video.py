@@ -73,17 +73,24 @@ def held_now():
 
 
 def test_memory_does_not_grow_with_the_frames(video, seeded):
-    """After 66 frames and after 252 tensors hold the same, and there is no more of anything."""
-    options = {"num_layers": 1, "decoding": "plain", "output_type": "pt"}
-    stream = video.stream_blocks("rocket", num_frames=257, generator=seeded(1), **options)
-    frames, held = 0, []
-    for part in stream:
-        frames += part.frames.shape[1]
-        if frames in (66, 252):
-            del part
-            held.append(held_now())
-    assert frames == 257
-    assert held[0][0] == held[1][0] > 0 and held[1][1] < held[0][1] + 100
+    """After 66 frames and after 252 tensors hold the same, and there is no more of anything.
+
+    Other threads and first imports make objects too, but not in every attempt; a leak does.
+    """
+    more = []
+    while len(more) < 3 and (not more or more[-1] >= 100):
+        options = {"num_layers": 1, "decoding": "plain", "output_type": "pt"}
+        stream = video.stream_blocks("rocket", num_frames=257, generator=seeded(1), **options)
+        frames, held = 0, []
+        for part in stream:
+            frames += part.frames.shape[1]
+            if frames in (66, 252):
+                del part
+                held.append(held_now())
+        assert frames == 257
+        assert held[0][0] == held[1][0] > 0
+        more.append(held[1][1] - held[0][1])
+    assert more[-1] < 100, more
 
 
 def test_frames_that_two_parts_show_are_blended():
