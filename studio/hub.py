@@ -77,9 +77,10 @@ def import_diffusers() -> None:
     Four things that diffusers does on the way are put off until somebody needs them: importing
     `torch._dynamo` (for `torch.compile` only), importing transformers where it is installed,
     importing every diffusers model (its pipeline base wants one class for one isinstance), and
-    listing the files of every installed distribution. Does nothing when diffusers is imported already. Lost in such a process: what diffusers marks for
-    torch.compile (`allow_in_graph`, `disable`) in its own blocks and hooks, and pipelines with
-    parts from transformers, which we have none of.
+    listing the files of every installed distribution. Does nothing when diffusers is imported
+    already. Lost in such a process: what diffusers marks for torch.compile (`allow_in_graph`,
+    `disable`) in its own blocks and hooks, and pipelines with parts from transformers, which we
+    have none of.
     """
     if "diffusers" in sys.modules:
         return

@@ -138,21 +138,24 @@ class SpokenSentences:
             larger vocabulary in no order).
         seed: another seed gives other utterances.
         voices: names of `VOICES`; all of the split when None.
-        variety: half of the train split is spoken by any of `ACCENTS` with any of `VARIANTS`, at
-            any pitch, so that a codec meets more than the voices of the studio.
+        variety: this share of the train split is spoken by any of `ACCENTS` with any of `VARIANTS`,
+            at any pitch, so that a codec meets more than the voices of the studio and does not
+            learn those by heart.
     """
 
     sample_rate: int = 16000
     split: str = "train"
     seed: int = 0
     voices: tuple[str, ...] | None = None
-    variety: bool = False
+    variety: float = 0.0
 
     def __post_init__(self):
         if self.split not in SPLITS:
             raise ValueError(f"split {self.split!r} must be one of {', '.join(SPLITS)}")
         if not 4000 <= self.sample_rate <= 48000:
             raise ValueError(f"sample_rate {self.sample_rate} must lie between 4000 and 48000")
+        if not 0 <= self.variety <= 1:
+            raise ValueError(f"variety {self.variety} must lie between 0 and 1")
         object.__setattr__(self, "voices", tuple(self.voices) if self.voices else None)
         for name in self.voices or ():
             if name not in VOICES:
@@ -171,7 +174,7 @@ class SpokenSentences:
         rng = np.random.default_rng([self.seed, 7, SPLITS.index(self.split), index])
         speakers = self.speakers()
         name = speakers[int(rng.integers(len(speakers)))]
-        if self.variety and self.split == "train" and rng.random() < 0.5:
+        if self.split == "train" and self.variety and rng.random() < self.variety:
             name = f"{ACCENTS[rng.integers(len(ACCENTS))]}+{VARIANTS[rng.integers(len(VARIANTS))]}"
             pitch, speed = int(rng.integers(20, 81)), int(rng.integers(SPEEDS[0], SPEEDS[1] + 1))
             return Utterance(text, name, pitch, speed)
@@ -202,7 +205,7 @@ class SpokenSentences:
 
 
 def _shard_path(data: SpokenSentences, number: int) -> Path:
-    voices = "-".join((*data.speakers(), *(("variety",) if data.variety else ())))
+    voices = "-".join((*data.speakers(), *([f"variety{data.variety:g}"] if data.variety else [])))
     key = f"{espeak_version()}-{_LAYOUT}-{data.sample_rate}-{data.split}-{data.seed}-{voices}"
     root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     return root / "studio" / "speech" / key / f"{number:06d}.npz"

@@ -138,13 +138,13 @@ def make_llama(model: AutoregressiveTransformer):
     from transformers import LlamaConfig, LlamaForCausalLM
 
     c = model.config
-    attention: Any = model.layers[0].attention
-    heads, shared, _ = attention.heads
-    llama = LlamaForCausalLM(
+    layer: Any = model.layers[0]
+    heads, shared, _ = layer.attention.heads
+    llama: Any = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=model.layout.vocab_size,
             hidden_size=c.dim,
-            intermediate_size=model.layers[0].feed_forward.down.in_features,
+            intermediate_size=layer.feed_forward.down.in_features,
             num_hidden_layers=c.num_layers,
             num_attention_heads=heads,
             num_key_value_heads=shared,

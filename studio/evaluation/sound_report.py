@@ -291,4 +291,5 @@ def _score(record: Record, row: int) -> str:
 def _cut(record: Record) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Original and made samples (L,) of each sound that is shown."""
     lengths = record["shown_length"].tolist() if "shown_length" in record else []
-    return [tuple(part.T) for part in record["shown"].split(lengths)] if lengths else []
+    parts = record["shown"].split(lengths) if lengths else ()
+    return [(part[:, 0], part[:, 1]) for part in parts]

@@ -33,6 +33,7 @@ from studio.server.workspace import MAX_PICTURE
 logger = logging.getLogger(__name__)
 MAX_BODY = 16 * MAX_TEXT
 _POLL, _BEAT = 0.1, 15.0  # seconds between looks at a job, and between signs of life
+_DRAINED = 4 << 20  # bytes of too long a body that are read all the same
 _OWNER = "api"
 
 Handler = Callable[[Call, Studio], Awaitable[Response]]
@@ -96,18 +97,20 @@ async def _broken(call: Call, error: Exception) -> Response:
 
 
 async def _body(call: Call, limit: int) -> bytes:
-    """A call's body. Raises 413 as soon as it is too long."""
+    """A call's body. Raises 413 when it is too long; what is not far too long is read to its end,
+    as many clients read no answer before they have sent all."""
     length = call.headers.get("content-length", "0")
     found, size = [], int(length) if length.isdigit() else 0
-    if size <= limit:
+    if size <= limit + _DRAINED:
         size = 0
         async for piece in call.stream():
             size += len(piece)
-            if size > limit:
+            if size <= limit:
+                found.append(piece)
+            elif size > limit + _DRAINED:
                 break
-            found.append(piece)
     if size > limit:
-        # The rest is not read; the connection can't be used again.
+        # There may be a rest that is not read; the connection can't be used again.
         raise HTTPException(413, f"body is more than {limit} bytes", {"Connection": "close"})
     return b"".join(found)
 

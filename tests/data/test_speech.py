@@ -45,14 +45,16 @@ def test_the_held_out_voices_never_speak_in_training():
     assert all(heldout.caption(i) == voice.caption(i) for i in range(20))
 
 
-def test_variety_is_half_of_training_and_nothing_else():
-    data = SpokenSentences(variety=True)
+def test_variety_is_a_share_of_training_and_nothing_else():
+    data = SpokenSentences(variety=0.5)
     voices = [data.utterance(i).voice for i in range(400)]
     many = [voice for voice in voices if voice not in TRAIN_VOICES]
     assert 160 < len(many) < 240 and len(set(many)) > 120
     assert not any(voice.endswith("5") for voice in many)
     assert [data.caption(i) for i in range(9)] == [SpokenSentences().caption(i) for i in range(9)]
-    heldout = SpokenSentences(split="heldout", variety=True)
+    with pytest.raises(ValueError, match="variety 2 must lie between 0 and 1"):
+        SpokenSentences(variety=2)
+    heldout = SpokenSentences(split="heldout", variety=0.5)
     assert heldout.utterance(3) == SpokenSentences(split="heldout").utterance(3)
 
 
