@@ -36,6 +36,17 @@ def forks(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def own_cache(tmp_path_factory):
+    """What passes cost and what was rendered is not kept in the user's folder from here on."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    del os.environ["XDG_CACHE_HOME"]
+    if before is not None:
+        os.environ["XDG_CACHE_HOME"] = before
+
+
+@pytest.fixture(scope="session")
 def run_studio():
     """`run_studio("models", cwd=...)` runs the command in an interpreter of its own. Where it does
     not matter how that starts, `forks.run` is seconds faster."""

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("streamlit")
 
 from studio.server import studio as module
-from tests.server.conftest import own_cache, tiny_models  # noqa: F401
+from tests.server.conftest import apart, tiny_models  # noqa: F401
 from tests.studios import studio_over
 
 PATIENCE = 120

@@ -1,7 +1,6 @@
 """A store over some jobs that are plain texts, and the toy model of the command line's tests."""
 
 import json
-import os
 
 import pytest
 
@@ -28,14 +27,8 @@ def tiny_model(tmp_path_factory):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory):
-    """What passes cost is not kept in the user's folder, by no process."""
-    before = os.environ.get("XDG_CACHE_HOME")
-    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
-    yield
-    del os.environ["XDG_CACHE_HOME"]
-    if before is not None:
-        os.environ["XDG_CACHE_HOME"] = before
+def apart(own_cache):
+    """All tests here are away from the user's cache."""
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """A studio with two toy models in its workspace."""
 
-import os
-
 import pytest
 
 from tests.studios import make_grid, make_tiny, studio_over
@@ -17,14 +15,8 @@ def tiny_models(tmp_path_factory):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory):
-    """What passes cost is not kept in the user's folder."""
-    before = os.environ.get("XDG_CACHE_HOME")
-    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
-    yield
-    del os.environ["XDG_CACHE_HOME"]
-    if before is not None:
-        os.environ["XDG_CACHE_HOME"] = before
+def apart(own_cache):
+    """All tests here are away from the user's cache."""
 
 
 @pytest.fixture

@@ -7,6 +7,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from studio.data import speech
+
 TOKENIZER = {
     "name": "tiny-tokenizer",
     "task": "tokenizer",
@@ -68,3 +70,20 @@ def write_recipe_in(pictures):
 def write_recipe(tmp_path, write_recipe_in):
     """`write_recipe(**changes)` is the path of a tiny tokenizer recipe over the pictures."""
     return partial(write_recipe_in, tmp_path)
+
+
+@pytest.fixture
+def speak_as(tmp_path, monkeypatch):
+    """`speak_as(function)`: the speech data is what a function says in place of espeak-ng, kept in
+    a cache of the test's own."""
+
+    def use(speak):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        monkeypatch.setattr(speech, "_SHARD", 4)
+        monkeypatch.setattr(speech, "find_espeak", lambda: "espeak-ng")
+        monkeypatch.setattr(speech, "espeak_version", lambda: "none")
+        monkeypatch.setattr(speech, "speak", speak)
+        speech._shard.cache_clear()
+
+    yield use
+    speech._shard.cache_clear()

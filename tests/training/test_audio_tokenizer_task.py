@@ -33,14 +33,9 @@ JUDGES = {
 
 
 @pytest.fixture
-def recipe(tmp_path, monkeypatch):
+def recipe(tmp_path, speak_as):
     """`recipe(**changes)`: a tiny run over tones that stand for speech."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(speech, "_SHARD", 4)
-    monkeypatch.setattr(speech, "find_espeak", lambda: "espeak-ng")
-    monkeypatch.setattr(speech, "espeak_version", lambda: "none")
-    monkeypatch.setattr(speech, "speak", _hum)
-    speech._shard.cache_clear()
+    speak_as(_hum)
 
     def write(**changes):
         loss = {"seconds": 0.1, "utterances": 4, "outline_share": 0.5, "checked": 2}
@@ -63,8 +58,7 @@ def recipe(tmp_path, monkeypatch):
         path.write_text(yaml.safe_dump(values))
         return load_recipe(path)
 
-    yield write
-    speech._shard.cache_clear()
+    return write
 
 
 def _hum(utterance, sample_rate=16000):

@@ -4,7 +4,6 @@ import pytest
 import torch
 import yaml
 
-from studio.data import speech
 from studio.registry import find_class
 from studio.training.loop import train
 from studio.training.recipe import load_recipe
@@ -13,14 +12,9 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz' "
 
 
 @pytest.fixture
-def recipe(tmp_path, monkeypatch):
+def recipe(tmp_path, speak_as):
     """`recipe(**changes)`: a tiny run over speech whose every letter is a tone of its own."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(speech, "_SHARD", 4)
-    monkeypatch.setattr(speech, "find_espeak", lambda: "espeak-ng")
-    monkeypatch.setattr(speech, "espeak_version", lambda: "none")
-    monkeypatch.setattr(speech, "speak", _tones)
-    speech._shard.cache_clear()
+    speak_as(_tones)
 
     def write(**changes):
         config = {"n_mels": 32, "dim": 24, "hidden_dim": 48, "num_layers": 1}
@@ -44,8 +38,7 @@ def recipe(tmp_path, monkeypatch):
         path.write_text(yaml.safe_dump(values))
         return load_recipe(path)
 
-    yield write
-    speech._shard.cache_clear()
+    return write
 
 
 def _tones(utterance, sample_rate=16000):

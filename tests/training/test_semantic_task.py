@@ -21,13 +21,8 @@ def _tones(utterance, sample_rate=16000):
 
 
 @pytest.fixture
-def recipe(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(speech, "_SHARD", 4)
-    monkeypatch.setattr(speech, "find_espeak", lambda: "espeak-ng")
-    monkeypatch.setattr(speech, "espeak_version", lambda: "none")
-    monkeypatch.setattr(speech, "speak", _tones)
-    speech._shard.cache_clear()
+def recipe(tmp_path, speak_as):
+    speak_as(_tones)
     config = {**TINY, "n_mels": 24, "dim": 24, "hidden_dim": 48, "steps": 2}
     values = {
         "name": "tiny-semantic",
@@ -45,8 +40,7 @@ def recipe(tmp_path, monkeypatch):
         "threads": 1,
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
-    yield load_recipe(tmp_path / "recipe.yaml")
-    speech._shard.cache_clear()
+    return load_recipe(tmp_path / "recipe.yaml")
 
 
 def test_both_stages_learn_and_the_tokens_stay(recipe, tmp_path):
