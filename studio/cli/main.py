@@ -78,7 +78,8 @@ def one_line(error: BaseException) -> str:
 
 
 def _fail(message: str, code: int) -> int:
-    typer.echo(f"error: {message}", err=True)
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)  # no escape codes
+    typer.echo(f"error: {shown}", err=True)
     return code
 
 

@@ -49,6 +49,9 @@ def render(
                      "the model if absent."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the jobs and list what they would make.")
+    ] = False,
 ) -> None:  # fmt: skip
     """Make everything that a jobs file or a grid asks for. Run again, it goes on where it was."""
     from studio.cli import opening
@@ -70,6 +73,8 @@ def render(
         raise ValueError(f"--address {address!r} is for --engine ray")
     wanted, columns = _wanted(jobs or [], grid or [])
     plan = make_plan(wanted, models=model or [], suffix=format and f".{format}")
+    if dry_run:
+        return _list(plan)
     options = Options(
         folder=str(out.resolve()), plan="", device=device, batch=batch, attempts=attempts
     )
@@ -170,6 +175,15 @@ def clock(seconds: float) -> str:
     hours, rest = divmod(round(seconds), 3600)
     minutes, rest = divmod(rest, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _list(plan) -> None:
+    """What a batch would make: a line for every file, then how many."""
+    for job in plan.jobs:
+        request = job.request
+        what = request.class_label if request.prompt is None else request.prompt
+        typer.echo(f"{job.output}: {what!r}, seed {request.seed}, {request.model}")
+    typer.echo(f"{len(plan.jobs)} results; nothing was made")
 
 
 def _tell(summary, sheet: Path) -> None:

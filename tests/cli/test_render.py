@@ -38,6 +38,17 @@ def left_behind(folder):
     return [str(p) for p in parts if p.parts[0] not in ("done", "plans")]
 
 
+def test_a_dry_run_lists_and_makes_nothing(call, tiny_model, tmp_path):
+    line = ("render", *GRID, "seed=7", "-m", tiny_model, "--out", "o", "--dry-run")
+    done = call(*line)
+    assert done.returncode == 0, done.stderr
+    first, second, last = done.stdout.splitlines()
+    assert "'red apple', seed 7" in first and "'rocket', seed 7" in second
+    assert last == "2 results; nothing was made" and not (tmp_path / "o").exists()
+    wrong = call(*line, "seed=-1")
+    assert wrong.returncode == 2 and "seed" in wrong.stderr
+
+
 def test_a_grid_and_its_contact_sheet(call, tiny_model, tmp_path):
     done = call("render", *GRID, "seed=7..8", "-m", tiny_model, "--out", "o", "--workers", 1)
     assert done.returncode == 0 and said(done) == [], done.stderr
