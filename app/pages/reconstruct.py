@@ -1,17 +1,15 @@
 """Reconstruct: what tokenizers keep of a picture, a sound or a clip, and at what cost."""
 
-import math
-
 import altair as alt
 import pandas as pd
 import streamlit as st
 from elements import ended, failed, job_here, owner, plain, show, studio, watch
 
-from studio.server import coding
+from studio.server import codecs, coding
+from studio.server.measuring import common
 from studio.server.media import KINDS, kind_of_file
 
 PATIENCE = 60  # seconds that a slider waits
-NAMES = {"image": ("PSNR", "SSIM"), "audio": ("PESQ", "STOI"), "video": ("PSNR", "SSIM")}
 
 
 def begin(upload, models: list[str]) -> None:
@@ -49,19 +47,14 @@ def decoded(coded: coding.Coded, count: int):
 
 def figures(coded: coding.Coded, count: int) -> None:
     """What a count costs and keeps."""
-    point, names = coded.point(count), NAMES[coded.medium]
+    point = coded.point(count)
     if point is None:
         return
     bits = coded.bits(count)
     unit = f"{bits / 8:.0f} bytes" if bits < 80_000 else f"{bits / 8192:.1f} KiB"
-    decibels = "" if coded.medium == "audio" else " dB"
-    parts = [f"{count} tokens", unit]
-    if not math.isnan(point.psnr):
-        parts.append(f"{names[0]} {point.psnr:.2f}{decibels}")
-    if not math.isnan(point.ssim):
-        parts.append(f"{names[1]} {point.ssim:.3f}")
+    parts = [f"{count} tokens", unit, *point.text(coded.medium)]
     if coded.medium == "audio":
-        parts.append(f"{bits / (coded.real.shape[-1] / coded.rate):.0f} bits a second")
+        parts.append(f"{bits / coded.seconds:.0f} bits a second")
     st.caption(" · ".join(parts))
 
 
@@ -84,40 +77,68 @@ def one(coded: coding.Coded) -> None:
 
 def curve(found: coding.Comparison) -> None:
     """Quality against bytes, of tokenizers and codecs."""
-    quality = NAMES[found.coded[0].medium][0]
-    points = [(p, "tokens") for coded in found.coded for p in coded.points]
-    points += [(p, "codec") for p in found.codecs]
-    if len(points) < 3:
+    points, medium = found.points(), found.medium
+    measure = common(medium, points)
+    if measure is None or (len(points) < 3 and medium == "image"):
         return
-    rows = pd.DataFrame(
-        [{"bytes": p.bytes, quality: p.psnr, "by": p.name, "kind": kind} for p, kind in points]
-    )
+    st.subheader("Rate and distortion", anchor=False)
+    if len(points) > 2:
+        rows = pd.DataFrame(
+            [{"bytes": p.bytes, "by": p.name, "of": "tokens" if p.tokens else "codec", **p.scores}
+             for p in points]
+        )  # fmt: skip
+        lower = ", lower is better" if measure.lower else ""
+        title = f"{measure.name}{f' in {measure.unit}' if measure.unit else ''}{lower}"
+        drawn(rows, measure.name, title)
+        with st.expander("As a table"):
+            st.dataframe(rows, hide_index=True, alt="the points of the curve")
+    ask_for_codecs(found)
+
+
+def drawn(rows: pd.DataFrame, quality: str, title: str) -> None:
+    """The curves themselves."""
     lines = (
         alt.Chart(rows)
         .mark_line(point=True)
         .encode(
             x=alt.X("bytes:Q", scale=alt.Scale(type="log"), title="bytes"),
-            y=alt.Y(f"{quality}:Q", scale=alt.Scale(zero=False), title=f"{quality} in dB"),
+            y=alt.Y(f"{quality}:Q", scale=alt.Scale(zero=False), title=title),
             color=alt.Color("by:N", title=None, legend=alt.Legend(orient="bottom")),
-            strokeDash=alt.StrokeDash("kind:N", legend=None, sort=["tokens", "codec"]),
+            strokeDash=alt.StrokeDash("of:N", legend=None, sort=["tokens", "codec"]),
             tooltip=[
                 "by",
                 alt.Tooltip("bytes:Q", format=".0f"),
-                alt.Tooltip(quality, format=".2f"),
+                alt.Tooltip(f"{quality}:Q", format=".2f"),
             ],
         )
         .properties(height=320)
     )
-    st.subheader("Rate and distortion", anchor=False)
-    words = f"{quality} against bytes of {', '.join(sorted(set(rows['by'])))}"
-    st.altair_chart(lines, alt=words)
+    st.altair_chart(lines, alt=f"{quality} against bytes of {', '.join(sorted(set(rows['by'])))}")
+
+
+def ask_for_codecs(found: coding.Comparison) -> None:
+    """What codecs stand for; those that take long are measured when somebody asks."""
+    job, names = studio().queue.get(found.codec_job), codecs.NAMES[found.medium]
+    if job is not None and not job.finished:
+        watch(job, key="codecs")
+        return
     if found.codecs:
-        st.caption(
-            "Codecs may shrink the picture first, and their files count with headers; tokens count "
-            "without, since the model knows the rest."
-        )
-    with st.expander("As a table"):
-        st.dataframe(rows, hide_index=True)
+        note = f"{codecs.NOTES[found.medium]}; tokens count without, as the model knows the rest."
+        st.caption(" ".join([note, *found.missing]))
+        return
+    if job is not None:
+        ended(job.snapshot())
+    if found.medium != "image" and st.button(
+        f"Compare with {names}", icon=":material/show_chart:", help="Takes some seconds"
+    ):
+        title = f"{names} on the same {KINDS[found.medium].noun}"
+        job = failed(
+            studio().run, lambda job: bool(coding.add_codecs(job, found)), kind="codecs",
+            title=title, owner=owner(),
+        )  # fmt: skip
+        if job is not None:
+            found.codec_job = job.id
+            st.rerun()
 
 
 st.title("Reconstruct", anchor=False)

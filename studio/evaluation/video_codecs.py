@@ -7,6 +7,7 @@ made twice: with the file's bytes, and with those of its packets alone.
 """
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -67,16 +68,28 @@ def decode(data: bytes, count: int) -> np.ndarray:
     return np.stack(frames + frames[-1:] * (count - len(frames)))
 
 
-def encodings(clip: torch.Tensor, codec: str, *, fps: float = 8.0) -> list[Encoded]:
-    """Every setting of a codec on a clip (3, T, H, W) in [-1, 1]; `pixels` are (T, H, W, 3)."""
+def encodings(
+    clip: torch.Tensor,
+    codec: str,
+    *,
+    fps: float = 8.0,
+    scales: Sequence[int] = SCALES,
+    qualities: Sequence[int] | None = None,
+) -> list[Encoded]:
+    """Settings of a codec on a clip (3, T, H, W) in [-1, 1]; `pixels` are (T, H, W, 3).
+
+    Args:
+        codec: among `available_codecs()`. fps: frames a second.
+        scales: the clip is shrunk by. qualities: of the codec; all of `CODECS` when None.
+    """
     frames = clip.float().clamp(-1, 1).transpose(0, 1)  # (T, 3, H, W)
     original, found = _bytes(frames).astype(np.float32), []
-    for scale in SCALES:
+    for scale in scales:
         size = tuple(max(16, side // scale // 2 * 2) for side in frames.shape[-2:])
         small = frames
         if size != tuple(frames.shape[-2:]):
             small = F.interpolate(frames, size, mode="bicubic", antialias=True).clamp(-1, 1)
-        for quality in CODECS[codec][2]:
+        for quality in CODECS[codec][2] if qualities is None else qualities:
             data, payload = encode(_bytes(small), codec, quality, fps)
             pixels = decode(data, len(frames))
             if size != tuple(frames.shape[-2:]):

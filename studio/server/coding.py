@@ -12,34 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from studio.server.codecs import codec_points
 from studio.server.jobs import Job, Picture
 from studio.server.keeper import Keeper, Opened
+from studio.server.measuring import Point, scores
 from studio.server.media import kind_of_file, picture, png_bytes, sound
 
 MAX_SECONDS = 30.0  # of sounds
 MAX_FRAMES = 32
 MAX_SIDE = 192  # of clips
-CODECS = ("jpeg", "webp", "avif")
 _POINTS = 9
-
-
-@dataclass(frozen=True)
-class Point:
-    """One quality at one cost.
-
-    Args:
-        tokens: 0 for codecs.
-        bytes: of tokens, or of a file with its header.
-        psnr, ssim: of pictures and clips, in dB and up to 1; of sounds PESQ and STOI, or NaN where
-            they can't be computed.
-        name: of the tokenizer or codec.
-    """
-
-    tokens: int
-    bytes: float
-    psnr: float
-    ssim: float
-    name: str
 
 
 @dataclass
@@ -80,13 +62,36 @@ class Coded:
         """The quality at a count, where it was measured."""
         return next((p for p in self.points if p.tokens == count), None)
 
+    @property
+    def seconds(self) -> float:
+        """How long it lasts; 0 for pictures."""
+        return self.real.shape[-1 if self.medium == "audio" else 2] / self.rate if self.rate else 0
+
 
 @dataclass
 class Comparison:
-    """An input in several tokenizers, and in codecs: their points in order of bytes."""
+    """An input in several tokenizers, and in codecs.
+
+    Args:
+        coded: at least one, all of one medium.
+        codecs: their points, by codec and bytes; none before they were asked for.
+        missing: a line for each codec that is not here.
+        codec_job: id of the job that measures them, once somebody asked for it.
+    """
 
     coded: list[Coded]
     codecs: list[Point] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    codec_job: str = ""
+
+    @property
+    def medium(self) -> str:
+        """Of all: "image", "audio" or "video"."""
+        return self.coded[0].medium
+
+    def points(self) -> list[Point]:
+        """All there are."""
+        return [point for coded in self.coded for point in coded.points] + self.codecs
 
 
 def comparison(
@@ -97,12 +102,13 @@ def comparison(
     Args:
         path: of the input, named by an upload.
         models: their names.
-        curve: measure some prefixes too, and the codecs.
+        curve: measure some prefixes too, and for pictures the codecs; those of sounds and clips
+            take long, see `add_codecs`.
 
     Raises:
         ValueError: one line: a file that can't be read, a model for another medium.
     """
-    kind, found = kind_of_file(path.name), []
+    found: list[Coded] = []
     if not 1 <= len(models) <= 8:
         raise ValueError(f"models: {len(models)} are chosen, 1 to 8 can be")
     for number, name in enumerate(models):
@@ -114,10 +120,19 @@ def comparison(
             decode(opened, coded, count)
             job.report((number + (i + 1) / len(counts)) / len(models), f"{count} tokens of {name}")
         found.append(coded)
-    if kind.name == "image" and curve:
-        job.say("JPEG, WebP and AVIF")
-        return Comparison(found, codec_points(found[0]))
-    return Comparison(found)
+    made = Comparison(found)
+    return add_codecs(job, made) if made.medium == "image" and curve else made
+
+
+def add_codecs(job: Job, found: Comparison) -> Comparison:
+    """Measures ordinary codecs on the same input, as its first tokenizer saw it.
+
+    Raises:
+        ValueError: one line: none of them works here.
+    """
+    first = found.coded[0]
+    found.codecs, found.missing = codec_points(job, first.medium, first.real, first.rate)
+    return found
 
 
 def spread(counts: list[int]) -> list[int]:
@@ -180,11 +195,12 @@ def decode(opened: Opened, coded: Coded, count: int) -> Picture:
     with torch.no_grad():
         made = tokenizer.decode(values, num_tokens=part, layout=coded.layout).float().cpu()
     made = made.clamp(-1, 1)
-    shown, quality = _SHOWN[coded.medium](coded, made)
-    coded.shown[count] = shown
-    coded.points.append(Point(count, coded.bits(count) / 8, *quality, coded.name))
+    made = made[tuple(slice(size) for size in coded.real.shape)]  # without what was padded
+    coded.shown[count] = _SHOWN[coded.medium](coded, made, count)
+    values = scores(coded.medium, made, coded.real, coded.rate)
+    coded.points.append(Point(count, coded.bits(count) / 8, values, coded.name))
     coded.points.sort(key=lambda point: point.tokens)
-    return shown
+    return coded.shown[count]
 
 
 # --- media ---------------------------------------------------------------------------------------
@@ -233,39 +249,23 @@ def animated(clip: Any, rate: float, alt: str) -> Picture:
     return Picture("image/webp", file.getvalue(), alt)
 
 
-def _show_image(coded: Coded, made: Any) -> tuple[Picture, tuple[float, float]]:
+def _show_image(coded: Coded, made: Any, count: int) -> Picture:
     from studio.media.image import to_pil
-    from studio.media.quality import psnr, ssim
 
-    figures = float(psnr(made, coded.real)), float(ssim(made, coded.real))
-    return picture(to_pil(made), f"reconstruction by {coded.name}"), figures
+    return picture(to_pil(made), f"reconstruction by {coded.name}")
 
 
-def _show_audio(coded: Coded, made: Any) -> tuple[Picture, tuple[float, float]]:
-    from studio.media.resampling import resample
-    from studio.media.sound_quality import WIDE_BAND, pesq, quality_packages, stoi
-
-    made = made[..., : coded.real.shape[-1]]
-    coded.spectra[0] = coded.spectra.get(0) or spectrogram(coded.real, "the original's spectrogram")
+def _show_audio(coded: Coded, made: Any, count: int) -> Picture:
+    rate = int(coded.rate)
+    if 0 not in coded.spectra:
+        coded.spectra[0] = spectrogram(coded.real, "the original's spectrogram")
     text = f"spectrogram of the reconstruction by {coded.name}"
-    coded.spectra[coded.counts[-1]] = spectrogram(made, text)
-    figures = math.nan, math.nan
-    if quality_packages() and made.shape[-1] > coded.rate / 2:
-        rate = int(coded.rate)
-        one, other = (resample(w[0, :1], rate, WIDE_BAND)[0] for w in (made, coded.real))
-        figures = pesq(one, other), stoi(one, other, WIDE_BAND)
-    return sound([made], int(coded.rate), f"reconstruction by {coded.name}"), figures
+    coded.spectra[count] = spectrogram(made, text)
+    return sound([made], rate, f"reconstruction by {coded.name}")
 
 
-def _show_video(coded: Coded, made: Any) -> tuple[Picture, tuple[float, float]]:
-    from studio.media.quality import psnr, ssim
-
-    frames, height, width = coded.real.shape[-3:]
-    made = made[:, :, :frames, :height, :width]
-    rows, real = (clip[0].transpose(0, 1) for clip in (made, coded.real))  # (T, 3, H, W)
-    small = min(height, width) < 11
-    figures = float(psnr(rows, real).mean()), math.nan if small else float(ssim(rows, real).mean())
-    return animated(made, coded.rate, f"reconstruction by {coded.name}"), figures
+def _show_video(coded: Coded, made: Any, count: int) -> Picture:
+    return animated(made, coded.rate, f"reconstruction by {coded.name}")
 
 
 _READERS = {"image": _read_image, "audio": _read_audio, "video": _read_video}
@@ -286,26 +286,3 @@ def spectrogram(wave: Any, alt: str) -> Picture:
     gray = (level.flip(0) * 255).round().to(torch.uint8)
     image = Image.fromarray(gray.numpy()).resize((600, 160), Image.Resampling.BILINEAR)
     return Picture("image/png", png_bytes(image), alt)
-
-
-# --- codecs --------------------------------------------------------------------------------------
-
-
-def codec_points(coded: Coded) -> list[Point]:
-    """What JPEG, WebP and AVIF make of the same picture: for each, the best at every size."""
-    from PIL import Image
-
-    from studio.evaluation.codecs import available_codecs, encodings
-    from studio.media.image import to_pil, to_tensor
-    from studio.media.quality import ssim
-
-    seen, found = to_pil(coded.real), []
-    for codec in (c for c in CODECS if c in available_codecs()):
-        best = -math.inf
-        for one in sorted(encodings(seen, codec), key=lambda e: (e.file, -e.psnr)):
-            if one.psnr <= best + 0.2:
-                continue
-            best = one.psnr
-            likeness = float(ssim(to_tensor(Image.fromarray(one.pixels))[None], coded.real))
-            found.append(Point(0, one.file, one.psnr, likeness, codec.upper()))
-    return found

@@ -36,7 +36,7 @@ def test_prefixes_are_measured_and_decoded_later(place, picture):
     assert [p.tokens for p in grid.points] == [16] and prefix.points[-1].tokens == 8
     assert prefix.bits(8) == 8 * 4 and prefix.points[-1].bytes == 4
     names = {point.name for point in found.codecs}
-    assert {"JPEG", "WEBP"} <= names and all(point.psnr > 5 for point in found.codecs)
+    assert {"JPEG", "WEBP"} <= names and all(p.scores["PSNR"] > 5 for p in found.codecs)
     prefix.shown.clear()
     prefix.points.clear()
     shown = done(place, lambda job: coding.decode(place.keeper.open_tokenizer("tiny"), prefix, 3))
