@@ -17,8 +17,9 @@ from studio.media.files import atomic_write
 
 DATA = (
     "Sentences from a small grammar, single words and digits, spoken on the spot by espeak-ng in "
-    "several voices, pitches and speeds: no recording of a person. Which sentences training never "
-    "sees follows from their letters, and the voices built on variants numbered 5 are held out "
+    "several voices, pitches and speeds: no recording of a person. The codec also hears most other "
+    "variants of that program, in six accents. Which sentences training never sees follows from "
+    "their letters, and the voices built on variants numbered 5 are held out "
     "(`studio/data/speech.py`)."
 )
 LIMITS = (
