@@ -6,24 +6,29 @@ of the synthetic speech are measured apart in the voices that training heard and
 did not. Codecs are met at the rates that they have (sound_codecs.py): none goes as low as tokens.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from studio.evaluation.codebook import codebook_use, count_codes
-from studio.evaluation.image_report import USE_COLUMNS, part_of
-from studio.evaluation.parts import Record, Shard, joined, measure_parts
+from studio.evaluation.parts import Record, joined
 from studio.evaluation.pictures import spread
-from studio.evaluation.report import MEDIA, Cell, Column, Curve, Exhibit, Report, hardware
+from studio.evaluation.report import Cell, Column
 from studio.evaluation.sound_codecs import RATES, available_codecs, code, missing_codecs
 from studio.evaluation.sound_judges import SoundJudges, summarize
 from studio.evaluation.sound_picture import sound_picture
 from studio.evaluation.sounds import Sound, read_sounds
 from studio.evaluation.subjects import Subject
+from studio.evaluation.tokenizer_report import (
+    Real,
+    Rows,
+    Theirs,
+    TokenizerEvaluation,
+    Work,
+    part_of,
+)
 from studio.media.audio import write_audio
 from studio.media.image import write_image
 
@@ -35,53 +40,40 @@ COLUMNS = [
     Column("token_rate", "tokens", "a second", digits=1),
     Column("bit_rate", "bits", "a second", digits=0),
 ]
-Progress = Callable[[str, int, int], None]
 
 
-@dataclass
-class SoundEvaluation:
+@dataclass(kw_only=True)
+class SoundEvaluation(TokenizerEvaluation):
     """The settings of a report, and the work.
 
     Args:
-        subjects: of `open_tokenizers(medium="sound")`. sounds: of `find_sounds` or `spoken_sounds`.
-        judges: what is measured. folder: of the report; parts are kept in it.
+        sounds: of `find_sounds` or `spoken_sounds`.
         seconds: of every sound, from its start.
-        codecs: names among `available_codecs()`; all when None, [] for none.
-        batch_size: sounds of a part. shown: sounds on the page.
         data_notes: sentences about the data.
-        shard: which parts are this process's.
-        progress: called as progress(what, parts done, parts).
+        subjects, judges, folder, codecs, ...: see `TokenizerEvaluation`.
     """
 
-    subjects: list[Subject]
+    medium, noun, left_out = "sound", "sounds", ("read", "left out, unreadable")
+    columns, axes = COLUMNS, {"x": "bit_rate", "dash": "part"}
+    exhibit_note = "Evenly spread over the data; unselected. Above, the wave; below, log-mel bands."
+
     sounds: list[Sound]
     judges: SoundJudges
-    folder: Path
     seconds: float = 10.0
-    codecs: list[str] | None = None
-    batch_size: int = 8
-    shown: int = 6
     data_notes: list[str] = field(default_factory=list)
-    shard: Shard = field(default_factory=Shard)
-    progress: Progress | None = None
 
-    def check(self) -> None:
-        """Raises ValueError in one line for what would fail later."""
-        for codec in self.codecs or []:
-            if codec not in available_codecs():
-                known = ", ".join(available_codecs()) or "none is here"
-                raise ValueError(f"codec {codec!r} must be one of {known}")
+    @property
+    def media(self) -> list[Sound]:
+        return self.sounds
 
-    def run(self) -> Report | None:
-        """Measures all and gives the report; None on all processes but the main one."""
-        self.check()
-        ours = [self._measure(s.name, self._through_tokens, s) for s in self.subjects]
-        theirs: dict[tuple[int, str], Record] = {}
-        for rate in dict.fromkeys(subject.model.sample_rate for subject in self.subjects):
-            for codec in available_codecs() if self.codecs is None else self.codecs:
-                name = f"{codec.upper()} at {rate} Hz"
-                theirs[rate, codec] = self._measure(name, self._through_codec, codec, rate)
-        return self._report(ours, theirs) if self.shard.is_main else None
+    def available(self) -> list[str]:
+        return available_codecs()
+
+    def seen_at(self, tokenizer: Any) -> int:
+        return tokenizer.sample_rate
+
+    def named(self, at: int) -> str:
+        return f"{at} Hz"
 
     def shown_places(self) -> list[int]:
         """Which sounds are on the page: evenly spread."""
@@ -89,38 +81,23 @@ class SoundEvaluation:
 
     # --- measuring -------------------------------------------------------------------------------
 
-    def _measure(self, name: str, work, *arguments) -> Record:
-        size = self.batch_size
-        starts = range(0, len(self.sounds), size)
-        parts = [self.sounds[start : start + size] for start in starts]
-        measure, facts = work(*arguments)
+    def _read(self, media: list[Sound], at: int) -> tuple[list[torch.Tensor], list[int]]:
+        return read_sounds(media, at, self.seconds)
+
+    def _settings(self, at: int) -> dict[str, Any]:
+        return {"rate": at, "seconds": self.seconds, "shown": sorted(self.shown_places())}
+
+    def _each(self, measure: Callable[[torch.Tensor, bool], Record]) -> Any:
+        """The rows of some sounds, one by one, of the waves (1, L) and whether they are shown."""
         wanted = set(self.shown_places())
 
-        def one(number: int) -> Record:
-            waves, kept = read_sounds(parts[number], facts["rate"], self.seconds)
-            rows = []
-            for wave, place in zip(waves, kept, strict=True):
-                index = number * size + place
-                row = measure(wave, index in wanted)
-                rows.append({"index": torch.tensor([index]), **row})
-            return joined(rows) if rows else {"index": torch.zeros(0, dtype=torch.int64)}
+        def measure_all(waves: list[torch.Tensor], places: list[int]) -> Record:
+            pairs = zip(waves, places, strict=True)
+            return joined([measure(wave, place in wanted) for wave, place in pairs])
 
-        records = measure_parts(
-            [[sound.key for sound in part] for part in parts],
-            one,
-            folder=self.folder / "parts",
-            facts={
-                **facts,
-                "seconds": self.seconds,
-                "judges": self.judges.identity,
-                "shown": sorted(wanted),
-            },
-            shard=self.shard,
-            progress=partial(self.progress, name) if self.progress else None,
-        )
-        return joined(records)
+        return measure_all
 
-    def _through_tokens(self, subject: Subject):
+    def _through_tokens(self, subject: Subject) -> Work:
         tokenizer = subject.model
         rate = tokenizer.sample_rate
 
@@ -134,20 +111,20 @@ class SoundEvaluation:
             bits = torch.tensor([float(encoded.layout.bits())], dtype=torch.float64)
             return {**found, **self._row(made, wave, rate, bits, kept)}
 
-        return measure, {"what": "tokenizer", "rate": rate, "model": subject.fingerprint}
+        return self._each(measure), {"what": "tokenizer", "model": subject.fingerprint}
 
-    def _through_codec(self, codec: str, rate: int):
+    def _through_codec(self, codec: str, at: int) -> Work:
         def measure(wave: torch.Tensor, kept: bool) -> Record:
             found: Record = {}
             for kbits in RATES[codec]:
-                coded = code(wave, rate, codec, kbits)
+                coded = code(wave, at, codec, kbits)
                 bits = torch.tensor([coded.bits], dtype=torch.float64)
                 lowest = kept and kbits == min(RATES[codec])
-                row = self._row(coded.wave, wave, rate, bits, lowest)
+                row = self._row(coded.wave, wave, at, bits, lowest)
                 found |= {f"{kbits}.{name}": value for name, value in row.items()}
             return found
 
-        return measure, {"what": "codec", "rate": rate, "codec": codec, "rates": RATES[codec]}
+        return self._each(measure), {"what": "codec", "codec": codec, "rates": RATES[codec]}
 
     def _row(self, made, wave, rate: int, bits: torch.Tensor, kept: bool) -> Record:
         scores = self.judges.observe(made, wave, rate)
@@ -161,39 +138,10 @@ class SoundEvaluation:
 
     # --- the report ------------------------------------------------------------------------------
 
-    def _report(self, ours: list[Record], theirs: dict[tuple[int, str], Record]) -> Report:
-        count = len(ours[0]["index"])
-        if not count:
-            raise ValueError(f"none of the {len(self.sounds)} sounds can be read")
-        rows = []
-        for subject, record in zip(self.subjects, ours, strict=True):
-            rows += self._tokenizer_rows(subject, record)
-        for (rate, codec), record in theirs.items():
-            rows += self._codec_rows(codec, rate, record)
-        metrics = self.judges.metrics()
-        left_out = len(self.sounds) - count
-        facts = {
-            "sounds": count,
-            **({"left out, unreadable": left_out} if left_out else {}),
-            "seconds": round(ours[0]["length"].sum().item(), 1),
-            "hardware": hardware(),
-        }
-        exhibits = [
-            self._exhibit(place, subject, ours[place], theirs)
-            for place, subject in enumerate(self.subjects)
-        ]
-        return Report(
-            title=f"Sound tokenizers: {', '.join(s.name for s in self.subjects)}",
-            medium="sound",
-            columns=[*COLUMNS, *metrics, *USE_COLUMNS],
-            rows=rows,
-            curves=[Curve("bit_rate", m.key, dash="part", log_x=True) for m in metrics],
-            exhibits=exhibits if self.shown else [],
-            facts=facts,
-            notes=self._notes(bool(theirs)),
-        )
+    def _facts(self, ours: list[Record]) -> dict[str, Any]:
+        return {"seconds": round(ours[0]["length"].sum().item(), 1)}
 
-    def _tokenizer_rows(self, subject: Subject, record: Record) -> list[dict[str, Any]]:
+    def _tokenizer_rows(self, subject: Subject, record: Record, real: Real) -> Rows:
         tokenizer, rows = subject.model, []
         ends = torch.cat([torch.zeros(1, dtype=torch.int64), record["count"].cumsum(0)])
         for part, places in self._parts(record):
@@ -213,13 +161,13 @@ class SoundEvaluation:
             )
         return rows
 
-    def _codec_rows(self, codec: str, rate: int, record: Record) -> list[dict[str, Any]]:
+    def _codec_rows(self, codec: str, at: int, record: Record, real: Real) -> Rows:
         rows = []
         for kbits in RATES[codec]:
             found = {**part_of(record, f"{kbits}."), "index": record["index"]}
             for part, places in self._parts(record):
                 words = {"group": "codecs at their lowest rates", "subject": codec.upper()}
-                known = {"part": part, "hertz": rate, "asked": kbits}
+                known = {"part": part, "hertz": at, "asked": kbits}
                 rows.append({**words, **known, **self._figures(found, places)})
         return rows
 
@@ -237,7 +185,7 @@ class SoundEvaluation:
             found.setdefault(self.sounds[index].part, []).append(place)
         return list(found.items())
 
-    def _notes(self, codecs: bool) -> list[str]:
+    def _notes(self, count: int, real: Real, codecs: bool) -> list[str]:
         notes = [
             *self.data_notes,
             f"Sounds are mixed into one channel; at most {self.seconds:g} s of each are measured.",
@@ -250,8 +198,9 @@ class SoundEvaluation:
             )
         return notes + (missing_codecs() if self.codecs is None else [])
 
-    def _exhibit(self, place: int, subject: Subject, record: Record, theirs) -> Exhibit:
-        """Rows of an original, what the tokens give, and the codecs at their lowest rates."""
+    def _exhibit(
+        self, stem: str, subject: Subject, record: Record, real: Real, theirs: Theirs
+    ) -> Iterator[list[Cell]]:
         rate = subject.model.sample_rate
         sources = [("tokens", record, "")]
         for (other, codec), found in theirs.items():
@@ -260,20 +209,19 @@ class SoundEvaluation:
                 sources.append((codec.upper(), {**part, "index": found["index"]}, codec))
         pairs = [(label, record, _cut(record)) for label, record, _ in sources]
         kept = [i for i in record["index"].tolist() if i in set(self.shown_places())]
-        rows = []
         for number, index in enumerate(kept):
-            sound, stem = self.sounds[index], f"{MEDIA}/{place}-{number}"
+            sound = self.sounds[index]
             original = pairs[0][2][number][0]
-            cells = [self._cell(f"{stem}-original", original, rate, sound.name, sound.caption)]
+            cells = [
+                self._cell(f"{stem}-{number}-original", original, rate, sound.name, sound.caption)
+            ]
             for label, source, waves in pairs:
                 row = source["index"].tolist().index(index)
                 bits = (source["bits"][row] / source["length"][row]).item()
                 words = f"{bits:,.0f} bits a second" + _score(source, row)
-                stem_of = f"{stem}-{label.lower()}"
+                stem_of = f"{stem}-{number}-{label.lower()}"
                 cells.append(self._cell(stem_of, waves[number][1], rate, label, words))
-            rows.append(cells)
-        note = "Evenly spread over the data; unselected. Above, the wave; below, log-mel bands."
-        return Exhibit(subject.name, rows, note)
+            yield cells
 
     def _cell(self, stem: str, samples, rate: int, label: str, caption: str) -> Cell:
         wave = samples.float()[None] / 32767  # (1, L)
