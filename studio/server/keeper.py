@@ -13,7 +13,7 @@ import re
 import shutil
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,11 +108,11 @@ class Keeper:
             for info in hub.list_models(folder)[len(bundled) :]:
                 if not info.name.startswith("."):
                     found.setdefault(info.name, _entry(info.name, info, origin))
-        for folder in sorted((self._workspace.folder / "models").glob("*/config.json")):
-            if folder.parent.name not in found and not folder.parent.name.startswith("."):
-                entry = _lone_tokenizer(folder.parent)
-                if entry is not None:
-                    found[entry.name] = entry
+        for folder in (self._workspace.folder / "models", *self._folders):
+            origin = "folder" if folder in self._folders else "workspace"
+            for entry in _lone_tokenizers(folder, origin):
+                if not entry.name.startswith("."):
+                    found.setdefault(entry.name, entry)
         for entry in self._from_hub():
             found.setdefault(entry.name, entry)
         return list(found.values())
@@ -265,25 +265,29 @@ def empty_cache() -> None:
         torch.cuda.empty_cache()
 
 
-def _medium_of(pipeline: str) -> str:
+def _medium_of(pipeline: str, tokenizer: str) -> str:
     words = {"TextToSpeechPipeline": "audio", "TextToVideoPipeline": "video"}
-    return words.get(pipeline, "image")
+    names = (medium for medium, known in _TOKENIZERS.items() if tokenizer in known)
+    return words.get(pipeline) or next(names, "image")
 
 
 def _entry(name: str, info: hub.ModelInfo, origin: str) -> Entry:
-    medium = _medium_of(info.pipeline)
+    medium = _medium_of(info.pipeline, info.tokenizer)
     kinds, size = info.generators, info.bytes
     return Entry(name, info.folder, origin, info.pipeline, info.tokenizer, kinds, medium, size)
 
 
-def _lone_tokenizer(folder: Path) -> Entry | None:
-    """The entry of a folder that holds a tokenizer alone, as `studio convert` writes it."""
-    try:
-        name = hub.read_json(folder / "config.json").get("_class_name")
-    except ValueError:
-        return None
-    if not str(CLASSES.get(str(name))).startswith("studio.tokenizers."):
-        return None
-    medium = next((m for m, names in _TOKENIZERS.items() if name in names), "image")
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return Entry(folder.name, folder, "workspace", "", str(name), (), medium, size)
+def _lone_tokenizers(folder: Path, origin: str) -> Iterator[Entry]:
+    """Entries of the folders in one, or itself, that hold a tokenizer alone, as `studio convert`
+    and `studio train` write it."""
+    if (folder / hub.INDEX).is_file():
+        return  # a pipeline; its parts are no models
+    for path in sorted([*folder.glob("config.json"), *folder.glob("*/config.json")]):
+        try:
+            name = str(hub.read_json(path).get("_class_name"))
+        except ValueError:
+            continue
+        if str(CLASSES.get(name)).startswith("studio.tokenizers."):
+            place, medium = path.parent, _medium_of("", name)
+            size = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
+            yield Entry(place.name, place, origin, "", name, (), medium, size)

@@ -13,7 +13,9 @@ from studio.media.metadata import read_request
 from studio.pipelines.request import Request
 from studio.server import studio as module
 from studio.server.gallery import Gallery
+from studio.server.keeper import Keeper
 from studio.server.workspace import Workspace
+from tests import toys
 
 
 def make(place, *requests, **options):
@@ -205,3 +207,17 @@ def test_two_studios_don_t_share_a_workspace(place):
     with pytest.raises(ValueError, match="in use by another"):
         module.Studio(place.workspace.folder)
     assert Workspace(place.workspace.folder)
+
+
+def test_tokenizers_alone_are_found_in_other_folders(tmp_path):
+    codec, clips = toys.speech_codec(), toys.video_tokenizer()
+    codec.save_pretrained(tmp_path / "runs" / "codec")
+    clips.save_pretrained(tmp_path / "clips")
+    studio.ReconstructionPipeline(codec).save_pretrained(tmp_path / "runs" / "whole")
+    folders = [tmp_path / "runs", tmp_path / "clips"]
+    keeper = Keeper(Workspace(tmp_path / "w"), device="cpu", folders=folders)
+    found = {e.name: (e.medium, e.origin) for e in keeper.entries() if e.origin != "bundled"}
+    audio = ("audio", "folder")
+    assert found == {"codec": audio, "whole": audio, "clips": ("video", "folder")}
+    for name in found:
+        assert keeper.open_tokenizer(name).pipe.tokenizer.medium == found[name][0]
