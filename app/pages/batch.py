@@ -1,39 +1,29 @@
 """Batch: a table of jobs, edited or uploaded, rendered beside the queue, stopped and resumed."""
 
-import csv
-import io
+import contextlib
 import json
 
 import pandas as pd
 import streamlit as st
-from elements import clock, failed, plain, studio
+from elements import clock, failed, plain, show, studio
 
-COLUMNS = ["prompt", "seed", "count", "model", "output"]
+from studio.pipelines.request import number_fields
+from studio.server.media import MIMES
+
 POLL = 1.0
-
-
-def rows_of(text: str, suffix: str) -> list[dict]:
-    """A table's rows for the editor; what does not parse is left out."""
-    if suffix == ".csv":
-        return list(csv.DictReader(io.StringIO(text)))
-    rows = []
-    for line in text.splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
+START = [
+    {"prompt": "red apple", "seed": 1, "count": 2, "model": None, "output": None},
+    {"prompt": "rocket", "seed": 2, "count": 2, "model": None, "output": None},
+]
 
 
 def text_of(table: pd.DataFrame) -> str:
     """The editor's table as JSON lines, without empty cells."""
-    lines = []
+    lines, numbers = [], number_fields()
     for row in table.to_dict("records"):
-        kept = {k: v for k, v in row.items() if v not in (None, "") and v == v}
-        for name in ("seed", "count"):
-            if name in kept:
+        kept = {k: v for k, v in row.items() if not pd.isna(v) and v != ""}
+        for name in kept:
+            if name in numbers and numbers[name][0] is int:
                 kept[name] = int(kept[name])
         if kept:
             lines.append(json.dumps(kept, ensure_ascii=False, default=str))
@@ -42,7 +32,8 @@ def text_of(table: pd.DataFrame) -> str:
 
 def new_batch() -> None:
     """A table from nothing, or from a file."""
-    name = st.text_input("Name", "batch-1", max_chars=64, key="batch-name")
+    st.session_state.setdefault("batch-name", "batch-1")
+    name = st.text_input("Name", max_chars=64, key="batch-name")
     upload = st.file_uploader(
         "A jobs table", type=["jsonl", "csv"], max_upload_size=8, key="batch-file",
         help="One job a line: prompt, seed, count, model, ... as for studio render",
@@ -54,13 +45,13 @@ def new_batch() -> None:
             if text is not None:
                 keep(name, text, suffix)
         return
-    start = pd.DataFrame(
-        [{"prompt": "red apple", "seed": 1, "count": 2, "model": None, "output": None},
-         {"prompt": "rocket", "seed": 2, "count": 2, "model": None, "output": None}]
-    )  # fmt: skip
+    source = st.session_state.get("batch-source", "")
+    rows = failed(studio().batches.rows, source) if source else None
+    start = pd.DataFrame([dict.fromkeys(START[0]) | row for row in rows or START])
     names = [entry.name for entry in studio().keeper.entries() if entry.generates]
     table = st.data_editor(
-        start, num_rows="dynamic", hide_index=True, key="batch-table", alt="the jobs of the batch",
+        start.convert_dtypes(), num_rows="dynamic", hide_index=True,
+        key=f"batch-table-{st.session_state.get('batch-edits', 0)}", alt="the jobs of the batch",
         column_config={
             "prompt": st.column_config.TextColumn(width="medium", max_chars=1000),
             "seed": st.column_config.NumberColumn(width="small", min_value=0, step=1),
@@ -72,12 +63,20 @@ def new_batch() -> None:
         keep(name, text_of(table), ".jsonl")
 
 
+def edit(name: str) -> None:
+    """Puts a batch's table into the editor; before its widgets are made."""
+    st.session_state["batch-source"] = st.session_state["batch-name"] = name
+    st.session_state["batch-edits"] = st.session_state.get("batch-edits", 0) + 1
+    st.session_state["batch-open"] = True
+
+
 def keep(name: str, text: str, suffix: str) -> None:
     """Keeps a table and turns to it."""
     count = failed(studio().batches.save, name, text, suffix=suffix)
     if count is not None:
         st.query_params["batch"] = name
         st.session_state["batch-chosen"] = name
+        st.session_state["batch-open"] = False
         st.toast(f"{count} jobs are kept as {name}.", icon=":material/save:")
 
 
@@ -100,7 +99,7 @@ def progress(name: str) -> None:
             st.caption("Not begun.")
         if now.error:
             st.error(plain(now.error), icon=":material/error:")
-        pictures(name)
+        newest(name)
 
     with st.container(horizontal=True):
         if running:
@@ -117,16 +116,17 @@ def progress(name: str) -> None:
     panel()
     failures = batches.failures(name)
     if failures:
-        st.dataframe(pd.DataFrame(failures), hide_index=True)
+        st.dataframe(pd.DataFrame(failures), hide_index=True, alt="jobs that failed, and why")
 
 
-def pictures(name: str) -> None:
+def newest(name: str) -> None:
     """The newest results."""
-    found = studio().batches.results(name, last=24)
     with st.container(horizontal=True):
-        for path in found:
-            if path.suffix in (".png", ".webp", ".jpg", ".gif"):
-                st.image(path.read_bytes(), width=96, alt=path.stem, output_format="PNG")
+        for path in studio().batches.results(name, last=24):
+            mime = MIMES[path.suffix]
+            with contextlib.suppress(OSError):  # somebody deletes it
+                wide = 96 if mime.startswith("image/") else 240
+                show((mime, path.read_bytes()), alt=path.stem, width=wide)
 
 
 st.title("Batch", anchor=False)
@@ -134,7 +134,8 @@ known = studio().batches.names()
 asked = st.query_params.get("batch")
 left, right = st.columns(2, gap="large")
 with left:
-    with st.expander("New table", expanded=not known, icon=":material/add:"):
+    opened = not known or st.session_state.get("batch-open", False)
+    with st.expander("New table", expanded=opened, icon=":material/add:"):
         new_batch()
     known = studio().batches.names()
     if known:
@@ -144,8 +145,11 @@ with left:
         chosen = st.selectbox("Batch", known, key="batch-chosen")
         st.query_params["batch"] = chosen
         text, suffix = studio().batches.text(chosen)
-        st.dataframe(pd.DataFrame(rows_of(text, suffix)), hide_index=True, height=240)
-        st.download_button("Download the table", text, file_name=f"{chosen}{suffix}")
+        table = pd.DataFrame(failed(studio().batches.rows, chosen) or [])
+        st.dataframe(table, hide_index=True, height=240, alt=f"the jobs of {chosen}")
+        with st.container(horizontal=True):
+            st.button("Edit", on_click=edit, args=(chosen,), icon=":material/edit:")
+            st.download_button("Download the table", text, file_name=f"{chosen}{suffix}")
 with right:
     if known:
         st.subheader(chosen, anchor=False)

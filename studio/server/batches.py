@@ -7,7 +7,9 @@ batch runs at a time, in a thread that watches the workers.
 
 from __future__ import annotations
 
+import csv
 import functools
+import io
 import json
 import logging
 import threading
@@ -18,15 +20,18 @@ from typing import Any
 
 from studio.hub import DEFAULT_MODEL
 from studio.media.files import atomic_write
+from studio.pipelines.request import number_fields
 from studio.rendering.engines import LocalEngine
-from studio.rendering.jobs import Wanted, read_jobs
+from studio.rendering.jobs import OPTION, Wanted, read_jobs
 from studio.rendering.plan import Plan, make_plan
 from studio.rendering.render import Progress, render
 from studio.rendering.sheet import write_sheet
 from studio.rendering.store import HIDDEN
 from studio.rendering.worker import Options, store_of
+from studio.server.gallery import Gallery, adopted_id
 from studio.server.jobs import one_line
 from studio.server.keeper import Keeper
+from studio.server.media import MIMES, kind_of_file, read_request
 from studio.server.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -34,6 +39,7 @@ MAX_ROWS = 10_000
 MAX_TABLE = 8 * 2**20
 SUFFIXES = (".jsonl", ".csv")
 _STATE = "state.json"
+_GIVEN = "in-gallery.json"  # ids of what the gallery was given
 
 
 @dataclass(frozen=True)
@@ -73,11 +79,20 @@ class Batches:
 
     Args:
         workspace, keeper: of the studio.
+        gallery: gets what is made; none when None.
         device: as for `studio render`.
     """
 
-    def __init__(self, workspace: Workspace, keeper: Keeper, *, device: str = "auto"):
+    def __init__(
+        self,
+        workspace: Workspace,
+        keeper: Keeper,
+        *,
+        gallery: Gallery | None = None,
+        device: str = "auto",
+    ):
         self._workspace, self._keeper, self._device = workspace, keeper, device
+        self._gallery = gallery
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -164,14 +179,29 @@ class Batches:
     def results(self, name: str, *, last: int = 48) -> list[Path]:
         """The newest files that a batch has made."""
         out = self._workspace.place("batches", name) / "out"
-        kinds = (".png", ".webp", ".jpg", ".wav", ".mp4", ".gif")
-        found = [p for p in out.rglob("*") if p.suffix in kinds and HIDDEN not in p.parts]
-        return sorted(found, key=lambda p: p.stat().st_mtime, reverse=True)[:last]
+        return _made(out)[:last]
 
     def sheet(self, name: str) -> Path | None:
         """The contact sheet, once there is one."""
         path = self._workspace.place("batches", name) / "out" / "index.html"
         return path if path.is_file() else None
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """A batch's table as plain rows, options of decoding as `option.NAME`, to be edited.
+
+        Raises:
+            ValueError: there is none.
+        """
+        text, suffix = self.text(name)
+        if suffix == ".csv":
+            lines = csv.DictReader(io.StringIO(text))
+            return [{k: _value(k, v) for k, v in line.items() if v} for line in lines]
+        found = []
+        for line in filter(str.strip, text.splitlines()):
+            row = json.loads(line)
+            options = row.pop("decoding_options", None) or {}
+            found.append(row | {f"{OPTION}{k}": v for k, v in options.items()})
+        return found
 
     def failures(self, name: str) -> list[dict[str, Any]]:
         """What is known of jobs that failed: place and error."""
@@ -235,9 +265,32 @@ class Batches:
             error = one_line(problem)
         counts = store.counts()
         store.close()
+        try:
+            self._adopt(folder)
+        except (ValueError, OSError) as problem:
+            error = error or one_line(problem)
         total, now = len(plan.jobs), time.time()
         self._now = Standing(name, total, counts.done, counts.failed, error=error, updated=now)
         self._write(folder, self._now)
+
+    def _adopt(self, folder: Path) -> None:
+        """Puts what was made into the gallery, each file once: what is deleted there stays away."""
+        if self._gallery is None:
+            return
+        entries = {entry.name: entry for entry in self._keeper.entries()}
+        path = folder / _GIVEN
+        given = set(json.loads(path.read_text())) if path.is_file() else set()
+        for result in _made(folder / "out"):
+            try:
+                if (name := adopted_id(result)) in given:
+                    continue
+                entry = entries.get(str(read_request(result).get("model")))
+                medium = entry.medium if entry else kind_of_file(result.name).name
+                self._gallery.adopt(result, medium=medium)
+                given.add(name)
+            except (ValueError, OSError):
+                logger.warning("%s of a batch is not in the gallery", result.name)
+        atomic_write(path, json.dumps(sorted(given)))
 
     def _told(self, name: str, folder: Path, progress: Progress) -> None:
         counts = progress.counts
@@ -250,3 +303,15 @@ class Batches:
 
     def _write(self, folder: Path, standing: Standing) -> None:
         atomic_write(folder / _STATE, json.dumps(asdict(standing)))
+
+
+def _value(name: str, text: str) -> Any:
+    """A cell of a checked CSV table."""
+    kind = number_fields()[name][0] if name in number_fields() else str
+    return kind(text)
+
+
+def _made(out: Path) -> list[Path]:
+    """All results in an output folder, the newest first."""
+    found = [p for p in out.rglob("*") if p.suffix in MIMES and HIDDEN not in p.parts]
+    return sorted(found, key=lambda p: p.stat().st_mtime, reverse=True)

@@ -8,8 +8,10 @@ start, and a file that lost its record gets one from the request inside it.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
+import os
 import re
 import secrets
 import threading
@@ -20,7 +22,14 @@ from typing import Any
 
 from studio.media.files import atomic_write
 from studio.pipelines.request import Request
-from studio.server.media import KINDS, MIMES, read_request, suffix_written, write_result
+from studio.server.media import (
+    KINDS,
+    MIMES,
+    kind_of_file,
+    read_request,
+    suffix_written,
+    write_result,
+)
 from studio.server.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -77,6 +86,13 @@ def title_of(request: dict[str, Any]) -> str:
     return "a reconstruction" if request.get("input") else "untitled"
 
 
+def adopted_id(path: Path) -> str:
+    """The id in the gallery of a file that was made elsewhere: of its place and time alone."""
+    made = path.stat()
+    day = time.strftime("%Y%m%d-%H%M%S", time.localtime(made.st_mtime))
+    return f"{day}-{hashlib.sha256(f'{path}|{made.st_mtime_ns}'.encode()).hexdigest()[:8]}"
+
+
 class Gallery:
     """The results of a workspace.
 
@@ -129,6 +145,25 @@ class Gallery:
         suffix = suffix_written(KINDS[medium])
         item = Item(name, suffix, medium, request.to_dict(), now, stats=stats)
         write_result(self.path(item), media, item.request, output)
+        self._save(item)
+        return item
+
+    def adopt(self, path: Path, *, medium: str) -> Item | None:
+        """Puts a file that was made elsewhere here into the gallery too, by a link where that can
+        be; None when it is there already.
+
+        Raises:
+            ValueError, OSError: it can't be read, or holds no request.
+        """
+        item = Item(adopted_id(path), path.suffix, medium, {}, path.stat().st_mtime)
+        if self.get(item.id) is not None or self.path(item).exists():
+            return None
+        item = replace(item, request=Request.from_dict(read_request(path)).to_dict())
+        self.path(item).parent.mkdir(exist_ok=True)
+        try:
+            os.link(path, self.path(item))
+        except OSError:  # another file system, or one without links
+            atomic_write(self.path(item), path.read_bytes())
         self._save(item)
         return item
 
@@ -195,5 +230,5 @@ class Gallery:
             )
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             request = Request.from_dict(read_request(path)).to_dict()
-            medium = {".wav": "audio", ".mp4": "video"}.get(path.suffix, "image")
+            medium = kind_of_file(path.name).name
             return Item(path.stem, path.suffix, medium, request, path.stat().st_mtime)

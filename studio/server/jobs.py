@@ -114,6 +114,7 @@ class Job:
         title: what it is, for people.
         owner: whose it is; "" for nobody's.
         urgent: goes before others.
+        about: what else those who look at it want to know, such as how results are laid out.
     """
 
     def __init__(
@@ -124,10 +125,11 @@ class Job:
         title: str,
         owner: str = "",
         urgent: bool = False,
+        about: Any = None,
     ):
         self.id = secrets.token_hex(8)
         self.kind, self.title, self.owner, self.urgent = kind, title, owner, urgent
-        self.value: Any = None
+        self.value, self.about = None, about
         self.created = time.time()
         self._work = work
         self._now = _Changing()

@@ -70,9 +70,13 @@ MIMES = {
     ".png": "image/png",
     ".webp": "image/webp",
     ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
     ".gif": "image/gif",
     ".wav": "audio/wav",
+    ".flac": "audio/flac",
+    ".ogg": "audio/ogg",
     ".mp4": "video/mp4",
+    ".webm": "video/webm",
     ".tokens": "application/octet-stream",
 }
 

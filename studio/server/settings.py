@@ -148,20 +148,35 @@ class Grid:
 def axis(name: str, text: str) -> list[Any]:
     """The values of an axis: `1, 2, 3`, `0..9`, or words between commas.
 
+    Args:
+        name: among `AXES`, or `option.NAME` for an option of decoding.
+
     Raises:
         ValueError: one line that names the axis.
     """
     if name not in AXES and not name.startswith(OPTION):
-        raise ValueError(f"axis {ascii(name)[:40]} must be one of {', '.join(AXES)}")
+        known = ", ".join([*AXES, f"{OPTION}NAME"])
+        raise ValueError(f"axis {ascii(name)[:40]} must be one of {known}")
     if not text.strip():
         raise ValueError(f"axis {name} has no values: write 1, 2, 3 or 0..9")
     if name == "strength":  # a batch knows none
         return [float(v) for v in _numbers(text)]
     try:
-        return [getattr(wanted.request, name) for wanted in read_grid([f"{name}={text}"])]
+        made = [wanted.request for wanted in read_grid([f"{name}={text}"])]
     except ValueError as error:
         line = re.sub(r"^--grid (cell \d+: )?", "", str(error))
         raise ValueError(line if line.startswith(name) else f"axis {name}: {line}") from None
+    if name.startswith(OPTION):
+        return [request.decoding_options[name.removeprefix(OPTION)] for request in made]
+    return [getattr(request, name) for request in made]
+
+
+def _changed(request: Request, name: str, value: Any) -> Request:
+    """A request with one parameter set."""
+    if not name.startswith(OPTION):
+        return replace(request, **{name: value})
+    options = {**request.decoding_options, name.removeprefix(OPTION): value}
+    return replace(request, decoding_options=options)
 
 
 def _numbers(text: str) -> list[str]:
@@ -175,7 +190,7 @@ def grid(base: Request, x: tuple[str, str], y: tuple[str, str] | None = None) ->
     """Every combination of two parameters, with all else as in `base`.
 
     Args:
-        base: of count 1.
+        base: made once a cell; choices in its prompt are the rows when there is no `y`.
         x, y: name and values as they are typed, see `axis`.
 
     Raises:
@@ -184,16 +199,22 @@ def grid(base: Request, x: tuple[str, str], y: tuple[str, str] | None = None) ->
     if y is not None and x[0] == y[0]:
         raise ValueError(f"axis {x[0]} is on both sides")
     columns = axis(*x)
-    rows = [None] if y is None else axis(*y)
+    down = y[0] if y else ""
+    rows: list[Any] = [None] if y is None else axis(*y)
+    choices = [] if "prompt" in (x[0], down) or not base.prompt else variations(base.prompt)
+    if len(choices) > 1:
+        if down:
+            raise ValueError("prompt has choices, which are one side of a grid: leave Y out")
+        down, rows = "prompt", choices
     if len(columns) * len(rows) > MAX_SAMPLES:
         raise ValueError(f"grid of {len(columns) * len(rows)} cells; {MAX_SAMPLES} are allowed")
     base, made = replace(base, count=1), []
     for row in rows:
         for column in columns:
-            changes = {x[0]: column} | ({} if y is None else {y[0]: row})
-            made.append(replace(base, **changes))
+            cell = _changed(base, x[0], column)
+            made.append(_changed(cell, down, row) if down else cell)
     names = tuple("" if row is None else str(row) for row in rows)
-    return Grid(x[0], y[0] if y else "", tuple(map(str, columns)), names, tuple(made))
+    return Grid(x[0], down, tuple(map(str, columns)), names, tuple(made))
 
 
 # --- presets -------------------------------------------------------------------------------------

@@ -49,10 +49,14 @@ class Studio:
         self.gallery = Gallery(self.workspace)
         self.keeper = Keeper(self.workspace, keep=keep, device=device, folders=models)
         self.queue = JobQueue(first=self.keeper.prepare)
-        self.batches = Batches(self.workspace, self.keeper, device=device)
+        self.batches = Batches(self.workspace, self.keeper, gallery=self.gallery, device=device)
 
-    def generate(self, requests: Sequence[Request], *, owner: str = "") -> Job:
+    def generate(self, requests: Sequence[Request], *, owner: str = "", about: Any = None) -> Job:
         """Puts the making of some requests into the queue, as one job.
+
+        Args:
+            requests: one at least.
+            owner, about: see `Job`.
 
         Raises:
             ValueError: one line: a request that can't be made here, or the queue is full.
@@ -62,7 +66,8 @@ class Studio:
             samples, keeper=self.keeper, gallery=self.gallery, workspace=self.workspace
         )
         title = making.title(samples)
-        return self.queue.submit(Job(work, kind="generate", title=title, owner=owner))
+        job = Job(work, kind="generate", title=title, owner=owner, about=about)
+        return self.queue.submit(job)
 
     def run(
         self,

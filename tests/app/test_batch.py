@@ -32,6 +32,19 @@ def test_the_editor_makes_a_table(visit, place):
     assert suffix == ".jsonl" and text.count("\n") == 2 and '"seed": 1' in text
 
 
+def test_a_table_is_edited_again(visit, place):
+    place.batches.save("night", "prompt,seed,count\nrocket,3,1\n", suffix=".csv")
+    app = visit("batch")
+    by_label(app.button, "Edit").click().run()
+    assert by_label(app.text_input, "Name").value == "night" and not app.exception
+    by_label(app.button, "Keep this table").click().run()
+    assert not app.exception and not app.error
+    assert place.batches.text("night") == (
+        '{"prompt": "rocket", "seed": 3, "count": 1}\n',
+        ".jsonl",
+    )
+
+
 def test_mistakes_are_told(visit, place):
     app = visit("batch")
     for name, data in (("x.jsonl", b"{"), ("x.csv", b"a,b\n1,2\n"), ("y.jsonl", b"\xff\xfe")):

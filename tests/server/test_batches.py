@@ -7,6 +7,7 @@ import pytest
 
 from studio.media.metadata import read_request
 from studio.server.batches import Batches
+from studio.server.gallery import Gallery
 
 
 def table(count, **more):
@@ -44,6 +45,34 @@ def test_a_batch_is_run_stopped_and_resumed(place):
     made = again.results("night", last=100)
     assert len(made) == 60 and sorted(read_request(p)["seed"] for p in made) == list(range(60))
     assert again.sheet("night") and again.failures("night") == []
+
+
+def test_results_are_in_the_gallery_too(place):
+    place.batches.save("night", table(2))
+    place.batches.start("night")
+    assert wait(place.batches, "night").done == 2
+    items = place.gallery.search("apple")
+    assert [item.request["prompt"] for item in items] in (
+        ["apple 0", "apple 1"],
+        ["apple 1", "apple 0"],
+    )
+    first = items[0]
+    path = place.gallery.path(first)
+    assert read_request(path) == first.request and len(Gallery(place.workspace)) == 2
+    assert place.gallery.adopt(place.batches.results("night")[0], medium="image") is None
+    place.gallery.delete(first.id)
+    place.batches.start("night")
+    assert wait(place.batches, "night").done == 2 and len(place.gallery) == 1
+    assert len(place.batches.results("night")) == 2
+
+
+def test_tables_as_rows(place):
+    place.batches.save("a", table(1, decoding_options={"min_p": 0.1}))
+    assert place.batches.rows("a") == [
+        {"model": "tiny", "prompt": "apple 0", "seed": 0, "option.min_p": 0.1}
+    ]
+    place.batches.save("b", "prompt,seed,top_p,output\nrocket,3,0.5,\n", suffix=".csv")
+    assert place.batches.rows("b") == [{"prompt": "rocket", "seed": 3, "top_p": 0.5}]
 
 
 @pytest.mark.parametrize(
