@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 
 import streamlit as st
 
+from studio.server import looking
 from studio.server.gallery import Item
 from studio.server.jobs import FAILED, QUEUED, RUNNING, Job, Picture, Snapshot
-from studio.server.settings import described
+from studio.server.media import KINDS
+from studio.server.settings import described, settings_of_file
 from studio.server.studio import Studio, current
 
 POLL_SECONDS = 0.5
@@ -65,6 +67,28 @@ def failed(call: Callable, *args, **options):
     except (ValueError, OSError, ImportError) as error:
         st.error(plain(str(error)), icon=":material/error:")
         return None
+
+
+def settings_of_drop(key: str) -> bool:
+    """A place to drop a file that was made here; True when one came whose settings wait, once, for
+    the page Create."""
+    kinds = [suffix[1:] for kind in KINDS.values() for suffix in kind.suffixes]
+    upload = st.file_uploader(
+        "A file made here brings its settings back", type=kinds, max_upload_size=64,
+        key=f"{key}-drop",
+    )  # fmt: skip
+    seen = f"{key}-drop-seen"
+    if upload is None:
+        st.session_state.pop(seen, None)
+        return False
+    if st.session_state.get(seen) == upload.file_id:
+        return False
+    found = failed(settings_of_file, studio().workspace, upload.name, upload.getvalue())
+    if found is None:
+        return False
+    st.session_state[seen] = upload.file_id
+    st.session_state["restore"] = found.to_dict()  # before the widgets are made anew
+    return True
 
 
 # --- jobs ----------------------------------------------------------------------------------------
@@ -170,6 +194,22 @@ def star_button(item: Item, *, key: str) -> None:
         st.rerun()
 
 
+def closely(item: Item) -> None:
+    """A sound's wave and spectrogram; a clip's frames, one at a time, when asked."""
+    path = studio().gallery.path(item)
+    if item.medium == "audio":
+        shown = failed(looking.wave_and_spectrogram, path)
+        if shown is not None:
+            show(shown)
+    elif item.medium == "video" and st.toggle("Frame by frame", key="details-frames"):
+        count = failed(looking.frame_count, path)
+        if count:
+            index = st.slider("Frame", 0, max(1, count - 1), 0, key="details-frame")
+            shown = failed(looking.frame, path, min(index, count - 1))
+            if shown is not None:
+                show(shown)
+
+
 @st.dialog("Details", width="large")
 def details(item: Item) -> None:
     """An item large, with its settings and everything that can be done with it."""
@@ -181,12 +221,14 @@ def details(item: Item) -> None:
     left, right = st.columns([3, 2])
     with left:
         show(media, alt=alt_of(item), width=400 if item.medium == "image" else "stretch")
+        closely(item)
     with right:
         st.markdown(f"**{plain(item.title)}**")
         values = {k: v for k, v in item.request.items() if k not in ("schema", "count", "prompt")}
         st.table(
             {k.replace("_", " "): plain(str(v)[:24]) for k, v in values.items()},
             border="horizontal",
+            alt="settings",
         )
         cost = [f"{v} {k}" for k, v in item.stats.items() if k in ("tokens", "passes")]
         if "seconds" in item.stats:

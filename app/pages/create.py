@@ -1,7 +1,7 @@
 """Create: words in, pictures, sounds and clips out; with a queue, previews, grids and presets."""
 
 import streamlit as st
-from elements import ended, failed, owner, plain, status, studio, tiles, watch
+from elements import ended, failed, owner, plain, settings_of_drop, status, studio, tiles, watch
 
 from studio.server import catalog, settings
 from studio.server.gallery import title_of
@@ -28,31 +28,15 @@ def restore(request: dict) -> None:
         state[f"make-{key}"] = request.get(key, SLIDERS.get(key))
     names = [entry.name for entry in studio().keeper.entries() if entry.generates]
     if request.get("model") not in names:
-        st.toast(f"The model {plain(request.get('model'))} is not here; another one is chosen.")
+        st.toast(
+            f"The model {plain(str(request.get('model')))} is not here; another one is chosen."
+        )
         state["make-model"] = names[0] if names else None
     state["make-prompt"] = request.get("prompt") or str(request.get("class_label") or "")
     state["make-seed"] = str(request.get("seed", 0))
     state["make-count"] = request.get("count", 1)
     state["make-options"] = settings.options_text(request.get("decoding_options", {}))
     state["make-input"] = request.get("input")
-
-
-def from_file() -> None:
-    """Takes a dropped file, once, for the settings inside it."""
-    kinds = [suffix[1:] for kind in KINDS.values() for suffix in kind.suffixes]
-    upload = st.file_uploader(
-        "A file made here brings its settings back", type=kinds, max_upload_size=64
-    )
-    if upload is None:
-        st.session_state.pop("make-file-seen", None)
-        return
-    if st.session_state.get("make-file-seen") == upload.file_id:
-        return
-    found = failed(settings.settings_of_file, studio().workspace, upload.name, upload.getvalue())
-    if found is not None:
-        st.session_state["make-file-seen"] = upload.file_id
-        st.session_state["restore"] = found.to_dict()  # before the widgets are made anew
-        st.rerun()
 
 
 def from_preset() -> None:
@@ -202,7 +186,8 @@ def axes() -> tuple[tuple[str, str], tuple[str, str] | None] | None:
         with left:
             name = st.selectbox(
                 f"{side} axis", list(settings.AXES), index=None, key=f"make-axis-{side}",
-                format_func=settings.AXES.get, placeholder="none",
+                format_func=lambda name: settings.AXES.get(name, name), placeholder="none",
+                accept_new_options=True, help="Type option.NAME for an option of decoding",
             )  # fmt: skip
         with right:
             text = st.text_input(
@@ -249,8 +234,7 @@ def submit(values: dict, sides) -> None:
             job = studio().generate(settings.spelled_out(request), owner=owner())
         else:
             laid = settings.grid(request, *sides)
-            job = studio().generate(laid.requests, owner=owner())
-            st.session_state.setdefault("grids", {})[job.id] = laid
+            job = studio().generate(laid.requests, owner=owner(), about=laid)
     except ValueError as error:
         st.error(plain(str(error)), icon=":material/error:")
         return
@@ -291,7 +275,8 @@ def form(entries: list[Entry]) -> None:
     with st.expander("Presets", icon=":material/bookmark:"):
         keep_presets(values)
     with st.expander("Settings from a file", icon=":material/upload_file:"):
-        from_file()
+        if settings_of_drop("make"):
+            st.rerun()
     with place:
         pressed = st.button(
             "Generate", type="primary", icon=":material/auto_awesome:", width="stretch",
@@ -303,7 +288,7 @@ def form(entries: list[Entry]) -> None:
 
 def grid_of(job) -> None:
     """Results of a grid under the names of their columns and rows."""
-    laid, gallery = st.session_state["grids"][job.id], studio().gallery
+    laid, gallery = job.about, studio().gallery
     found = [gallery.get(name) for name in job.snapshot().results]
     across, down = (settings.AXES.get(name, name) for name in (laid.x, laid.y))
     for i, row in enumerate(laid.rows):
@@ -331,7 +316,7 @@ def show_jobs() -> None:
                 watch(job)
                 continue
             ended(snapshot)
-            if job.id in st.session_state.get("grids", {}):
+            if isinstance(job.about, settings.Grid):
                 grid_of(job)
                 continue
             items = [studio().gallery.get(name) for name in snapshot.results]

@@ -1,7 +1,7 @@
 """Gallery: everything that was made, searched, starred, compared, deleted."""
 
 import streamlit as st
-from elements import alt_of, media_of, plain, show, studio, tile
+from elements import alt_of, media_of, plain, settings_of_drop, show, studio, tile
 
 from studio.server.media import KINDS
 from studio.server.settings import described
@@ -54,6 +54,9 @@ def shown(items: list) -> None:
 
 
 st.title("Gallery", anchor=False)
+with st.expander("Settings from a file", icon=":material/upload_file:"):
+    if settings_of_drop("gallery"):
+        st.switch_page("pages/create.py")
 items = filters()
 choosing = st.session_state["gallery-choosing"]
 if choosing:

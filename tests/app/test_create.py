@@ -93,6 +93,7 @@ def test_words_are_shown_as_words(visit, place, finish):
 def test_variations_and_grids(visit, place, finish):
     app = start(visit(), prompt="{red|blue} apple")
     assert len(finish(app).results) == 2
+    by_label(app.text_area, "Prompt").set_value("rocket")
     by_label(app.selectbox, "X axis").set_value("seed")
     by_label(app.selectbox, "Y axis").set_value("generator")
     by_label(app.text_input, "X values").set_value("0..2")
@@ -100,6 +101,8 @@ def test_variations_and_grids(visit, place, finish):
     by_label(app.button, "Generate").click().run()
     assert len(finish(app).results) == 6
     assert [c.value for c in app.caption].count("Seed 1") == 2
+    again = visit(job=job_of(app))  # a reload
+    assert [c.value for c in again.caption].count("Seed 1") == 2
 
 
 def test_presets_fill_in_settings_and_are_kept(visit, place):

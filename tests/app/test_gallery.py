@@ -1,5 +1,12 @@
 """Gallery: search, star, compare, details, delete, and settings that go back to Create."""
 
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+
+from studio.pipelines.request import Request
 from tests.app.conftest import by_label, words
 
 
@@ -49,6 +56,31 @@ def test_details_star_and_delete(visit, place, made):
     by_label(app.button, ":material/more_horiz:").click().run()
     by_label(app.button, "Delete").click().run()
     assert len(place.gallery) == 0 and not app.exception
+
+
+def test_a_dropped_file_opens_create_with_its_settings(visit, place, made):
+    (item,) = made("blue apple", seed=77)
+    app = visit("gallery")
+    upload = by_label(app.file_uploader, "A file made here brings its settings back")
+    upload.set_value(("x.png", place.gallery.read(item), "image/png")).run()
+    assert not app.exception and app.title[0].value == "Create"
+    assert by_label(app.text_area, "Prompt").value == "blue apple"
+
+
+@pytest.mark.parametrize("medium", ["audio", "video"])
+def test_sounds_and_clips_closely(visit, place, medium):
+    if medium == "audio":
+        wave, output = torch.sin(torch.arange(8000) / 9)[None], SimpleNamespace(sampling_rate=16000)
+    else:
+        pytest.importorskip("av")
+        wave = [Image.new("RGB", (16, 16), (80 * i, 0, 0)) for i in range(3)]
+        output = SimpleNamespace(fps=8.0)
+    place.gallery.add(wave, Request(model="x", prompt="hello"), output, medium=medium, stats={})
+    app = visit("gallery")
+    app.session_state["details-frames"] = True  # a click here would close the dialog
+    by_label(app.button, ":material/more_horiz:").click().run()
+    assert not app.exception and not app.error and len(app.image) == 1
+    assert [slider.max for slider in app.slider] == ([2] if medium == "video" else [])
 
 
 def test_pages_of_many(visit, made):
