@@ -45,14 +45,14 @@ def table(lanes: list[racing.Lane]) -> None:
                 "check": same,
             }
         )
-    st.dataframe(pd.DataFrame(rows), hide_index=True)
+    st.dataframe(pd.DataFrame(rows), hide_index=True, alt="passes and seconds of every way")
 
 
 def lane_of(lane: racing.Lane) -> None:
     """One way: picture and heat map."""
     st.markdown(f"**{lane.mode}**")
-    if lane.error:
-        st.caption(plain(lane.error))
+    if lane.error or lane.shown is None:
+        st.caption(plain(lane.error or "no picture"))
         return
     with st.container(horizontal=True):
         show(lane.shown, width=144)

@@ -22,7 +22,7 @@ def table(entries: list) -> None:
         }
         for e in entries
     ]
-    st.dataframe(pd.DataFrame(rows), hide_index=True)
+    st.dataframe(pd.DataFrame(rows), hide_index=True, alt="the models that are here")
 
 
 def memory() -> None:

@@ -99,6 +99,25 @@ def use_of_codes(found: token_view.Anatomy) -> None:
         )
 
 
+def places(name: str, shape: tuple[int, ...]) -> list[int]:
+    """Which tokens are swapped: a stretch of a row, or a rectangle of a grid."""
+    if len(shape) == 1:
+        first, last = stretch("Tokens of the second picture", shape[0], name)
+        return list(range(first, last + 1))
+    left, right = st.columns(2)
+    with left:
+        top, bottom = stretch("Rows of the second picture", shape[0], name)
+    with right:
+        start, end = stretch("Columns of the second picture", shape[1], name)
+    return token_view.cells(shape, top, start, bottom, end)
+
+
+def stretch(label: str, count: int, name: str) -> tuple[int, int]:
+    """A stretch of so many, the first half to begin with."""
+    key = f"swap-{label}-{name}-{count}"
+    return st.slider(label, 0, max(1, count - 1), (0, count // 2), key=key)
+
+
 def swap(name: str) -> None:
     """Tokens of one picture in another."""
     left, right = st.columns(2)
@@ -109,29 +128,27 @@ def swap(name: str) -> None:
     if ours is None or theirs is None:
         st.caption("Two pictures, or token files, that change tokens with each other.")
         return
-    total = st.session_state.get("swap-total", {}).get(name, 64)
-    first, last = st.slider(
-        "Tokens of the second picture", 0, total - 1, (0, total // 2), key=f"swap-{name}-{total}"
-    )
+    shape = st.session_state.get("swap-shape", {}).get(name, (64,))
+    wanted = places(name, shape)
 
     def work(job):
         opened, a, _ = encoded(name, ours)
         _, b, _ = encoded(name, theirs)
-        places = [p for p in range(first, last + 1) if p < a.shape[1]]
-        mixed = [token_view.swapped(a, b, places), token_view.swapped(b, a, places)]
+        chosen = [p for p in wanted if p < a.shape[1]]
+        mixed = [token_view.swapped(a, b, chosen), token_view.swapped(b, a, chosen)]
         alts = (
             "first picture with tokens of the second",
             "second picture with tokens of the first",
         )
         shown = [token_view.decoded(opened, t, text) for t, text in zip(mixed, alts, strict=True)]
-        return shown, token_view.to_file(opened, mixed[0]), a.shape[1]
+        return shown, token_view.to_file(opened, mixed[0]), token_view.shape_of(opened, a)
 
     value = wait_for(work, "swapping")
     if value is None:
         return
-    shown, file, count = value
-    if count != total:
-        st.session_state.setdefault("swap-total", {})[name] = count
+    shown, file, found = value
+    if found != shape:
+        st.session_state.setdefault("swap-shape", {})[name] = found
         st.rerun()
     for column, picture in zip(st.columns(2), shown, strict=True):
         with column:

@@ -87,7 +87,6 @@ def anatomy(job: Job, opened: Opened, tokens: Any, seen: Picture) -> Anatomy:
 
     tokenizer = opened.pipe.tokenizer
     layout, total = tokenizer.layout, tokens.shape[1]
-    segment = layout.segments[0]
     whole = total == layout.num_tokens
     with torch.no_grad():
         base = _decode(tokenizer, tokens, total, whole)
@@ -107,7 +106,7 @@ def anatomy(job: Job, opened: Opened, tokens: Any, seen: Picture) -> Anatomy:
     return Anatomy(
         name=opened.entry.name,
         tokens=tokens[0].cpu().numpy(),
-        grid=segment.shape if len(segment.shape) == 2 and whole else None,
+        grid=grid if len(grid := shape_of(opened, tokens)) == 2 else None,
         influence=influence,
         strength=influence.mean((1, 2)),
         vocab_size=layout.vocab_size,
@@ -173,7 +172,15 @@ def swapped(ours: Any, theirs: Any, places: list[int]) -> Any:
     return mixed
 
 
-def cells(grid: tuple[int, int], top: int, left: int, bottom: int, right: int) -> list[int]:
+def shape_of(opened: Opened, tokens: Any) -> tuple[int, ...]:
+    """How tokens (1, n) lie: (h, w) in a grid, or (n,)."""
+    layout = opened.pipe.tokenizer.layout
+    shape = layout.segments[0].shape
+    whole = tokens.shape[1] == layout.num_tokens
+    return tuple(shape) if len(shape) == 2 and whole else (tokens.shape[1],)
+
+
+def cells(grid: tuple[int, ...], top: int, left: int, bottom: int, right: int) -> list[int]:
     """The places of a rectangle of a grid, both ends included."""
     rows, columns = range(max(0, top), bottom + 1), range(max(0, left), right + 1)
     return [y * grid[1] + x for y in rows for x in columns if y < grid[0] and x < grid[1]]

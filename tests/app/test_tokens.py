@@ -30,6 +30,15 @@ def test_swapping(visit, place):
     assert by_label(app.slider, "Tokens of the second picture").max == 7
 
 
+def test_swapping_a_rectangle(visit, place):
+    app = choose(visit("tokens"), "grid")
+    by_label(app.file_uploader, "First picture").set_value(("a.png", png(1), "image/png"))
+    by_label(app.file_uploader, "Second picture").set_value(("b.png", png(2), "image/png")).run()
+    by_label(app.slider, "Rows of the second picture").set_value((0, 3))
+    by_label(app.slider, "Columns of the second picture").set_value((0, 3)).run()
+    assert not app.exception and not app.error and len(app.image) == 2
+
+
 def test_a_token_file_opens_again(visit, place):
     from studio.server import coding, token_view
 
