@@ -41,10 +41,11 @@ def demo(
 ) -> None:
     """Write a page with pictures, a spoken sentence, clips, what tokens keep, and timings."""
     from studio.cli import opening
-    from studio.cli.media_output import AUDIO, IMAGE, VIDEO, medium_of_folder
+    from studio.cli.media_output import medium_of_folder
     from studio.cli.page import Page
     from studio.hub import list_models
     from studio.media.files import atomic_write, check_writable
+    from studio.rendering.media import AUDIO, IMAGE, VIDEO
 
     opening.check_device(device)
     target = out / "index.html"

@@ -170,8 +170,9 @@ def _identified(request, name: str, folder: Path, revision: str | None, *, reche
 
 def _check_wanted(request, folder: Path) -> None:
     """Raises ValueError for a missing prompt before anything heavy is loaded."""
-    from studio.cli.media_output import IMAGE, medium_of_folder
+    from studio.cli.media_output import medium_of_folder
     from studio.hub import read_index
+    from studio.rendering.media import IMAGE
 
     medium = medium_of_folder(folder)
     worded = medium is not IMAGE or "text_tokenizer" in read_index(folder)
@@ -224,13 +225,13 @@ def _make(pipe, request, paths: list[Path], medium, *, picture, batch: int) -> N
 def _write(pipe, call: dict[str, Any], requests: list, paths: list[Path], medium):
     """Makes what `call` says and writes it, a file a request; what that cost."""
     from studio.cli.clip_files import write_clips
-    from studio.cli.media_output import VIDEO
+    from studio.rendering.media import VIDEO, made_of, write_media
 
     if medium is VIDEO:
         return write_clips(pipe, call, paths, requests)
     output = pipe(**call)
-    for single, path, made in zip(requests, paths, medium.made(output), strict=True):
-        medium.write(path, made, single.to_dict(), output)
+    for single, path, made in zip(requests, paths, made_of(pipe, output), strict=True):
+        write_media(path, made, single.to_dict())
     return output.stats
 
 

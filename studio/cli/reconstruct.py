@@ -34,13 +34,14 @@ def reconstruct(
     """Encode a picture, a sound or a clip to tokens, decode it, and say what that cost and kept."""
     from studio.cli import opening
     from studio.cli.generate import picture_hash
-    from studio.cli.media_output import AUDIO, IMAGE, VIDEO, medium_read
+    from studio.cli.media_output import medium_read
     from studio.cli.reconstruct_sound import reconstruct_sound
     from studio.cli.reconstruct_video import reconstruct_video
     from studio.hub import DEFAULT_MODEL, find_folder, identity
     from studio.media.files import check_writable
     from studio.media.image import check_suffix, open_picture, write_image
     from studio.pipelines.request import Request
+    from studio.rendering.media import AUDIO, IMAGE, VIDEO
 
     opening.check_device(device)
     medium = medium_read(file, model)

@@ -12,11 +12,11 @@ def reconstruct_sound(file: Path, model: str | None, output: Path | None, device
     cost and kept."""
     from studio.cli import opening
     from studio.cli.generate import picture_hash
-    from studio.cli.media_output import AUDIO
     from studio.hub import find_folder, identity
     from studio.media.audio import read_audio, write_audio
     from studio.media.files import check_writable
     from studio.pipelines.request import Request
+    from studio.rendering.media import AUDIO
 
     output = output or Path(f"{file.stem}-reconstructed.wav")
     AUDIO.check_suffix(output)

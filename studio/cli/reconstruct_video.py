@@ -39,12 +39,12 @@ def reconstruct_video(
     kept. Memory does not grow with its length, but for GIF and WebP, whose frames are held."""
     from studio.cli import opening
     from studio.cli.generate import picture_hash
-    from studio.cli.media_output import VIDEO
     from studio.hub import find_folder, identity
     from studio.media.files import check_writable
     from studio.media.video import read_pieces, video_info
     from studio.media.video_writer import video_writer
     from studio.pipelines.request import Request
+    from studio.rendering.media import VIDEO
 
     output = output or Path(f"{file.stem}-reconstructed.mp4")
     VIDEO.check_suffix(output)

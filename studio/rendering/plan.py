@@ -24,7 +24,7 @@ from studio.hub import bundled_names, find_folder, identity, read_index
 from studio.media.files import atomic_write
 from studio.pipelines.request import Request
 from studio.rendering.jobs import MAX_JOBS, Wanted
-from studio.rendering.media import FORMATS, IMAGE, Kind, file_name, kind_of
+from studio.rendering.media import FORMATS, IMAGE, Medium, file_name, medium_of
 
 _OWN = ("prompt", "class_label", "seed", "count")  # what jobs of one batch may differ in
 _PER_MODEL = ("model", "revision", "generator")
@@ -122,7 +122,7 @@ def make_plan(
             request = finder.identified(line)
             if not line.seeded:
                 request = dataclasses.replace(request, seed=_seed(request, seeds))
-            jobs += _jobs(request, line, finder.kind(request), suffix, copies)
+            jobs += _jobs(request, line, finder.medium(request), suffix, copies)
         except ValueError as error:
             raise ValueError(f"{line.place}: {error}") from None
         if len(jobs) > MAX_JOBS:
@@ -182,9 +182,9 @@ class _Models:
             )
         return who
 
-    def kind(self, request: Request) -> Kind:
+    def medium(self, request: Request) -> Medium:
         """What the model of an identified request makes."""
-        return kind_of(self._indexes[_label(request)]["_class_name"])
+        return medium_of(self._indexes[_label(request)]["_class_name"])
 
     def _check_wanted(self, request: Request) -> None:
         label = _label(request)
@@ -193,7 +193,7 @@ class _Models:
         index = self._indexes[label]
         if "generator" not in index:
             raise ValueError(f"model {request.model!r} generates nothing")
-        words = "text_tokenizer" in index or kind_of(index["_class_name"]) is not IMAGE
+        words = "text_tokenizer" in index or medium_of(index["_class_name"]) is not IMAGE
         wanted = "prompt" if words else "class_label"
         if getattr(request, wanted) is None:
             raise ValueError(f"{wanted} is missing: model {request.model!r} needs one")
@@ -207,16 +207,16 @@ def _seed(request: Request, seen: Counter[str]) -> int:
 
 
 def _jobs(
-    request: Request, line: Wanted, kind: Kind, suffix: str | None, copies: Counter[str]
+    request: Request, line: Wanted, medium: Medium, suffix: str | None, copies: Counter[str]
 ) -> list[Job]:
     """A line's results, one a sample."""
-    suffix = suffix or kind.suffixes[0]
-    if suffix not in kind.suffixes:
-        known = ", ".join(kind.suffixes)
+    suffix = suffix or medium.suffixes[0]
+    if suffix not in medium.suffixes:
+        known = ", ".join(medium.suffixes)
         raise ValueError(
-            f"--format {suffix!r} must be one of {known}: {request.model!r} makes {kind.noun}"
+            f"--format {suffix!r} must be one of {known}: {request.model!r} makes {medium.plural}"
         )
-    name = None if line.output is None else file_name(line.output, suffix, kind)
+    name = None if line.output is None else file_name(line.output, suffix, medium)
     made = []
     for i, seed in enumerate(request.seeds()):
         single = dataclasses.replace(request, seed=seed, count=1)
