@@ -27,6 +27,8 @@ class AudioTokenizerTask:
     - `seconds`, `utterances`: length of a training clip, and how many items of the data set are
       cut (all epochs over the same ones);
     - `gain`: clips are made softer by up to so many dB;
+    - `settled`: once the tokens are final, this share of the clips is from the data without its
+      `variety` (of a third as many items): a decoder is best in the voices that it is used for;
     - `spectral`, `mel`: weights of `SpectralLoss` and of WavTokenizer's `MelLoss`;
     - `own`: weight of the tokenizer's own loss (commitment, outline);
     - `outline_share`: share of the steps that make no wave and learn the tokens alone (tokenizers
@@ -45,6 +47,7 @@ class AudioTokenizerTask:
             "seconds": 0.8,
             "utterances": 4096,
             "gain": 3.0,
+            "settled": 0.0,
             "spectral": 1.0,
             "mel": 0.0,
             "own": 1.0,
@@ -66,6 +69,9 @@ class AudioTokenizerTask:
             split: make_dataset(recipe.data, split=split, seed=recipe.seed)
             for split in ("train", "heldout", "voice")
         }
+        if self.options["settled"]:
+            plain = {name: value for name, value in recipe.data.items() if name != "variety"}
+            self.sets["settled"] = make_dataset(plain, split="train", seed=recipe.seed)
         self.sample_rate: int = self.sets["train"].sample_rate
         self.discriminators: AudioDiscriminators | None = None
         self.optimizer: torch.optim.AdamW | None = None
@@ -90,6 +96,8 @@ class AudioTokenizerTask:
         self.spectral, self.mel = SpectralLoss(self.sample_rate), MelLoss(self.sample_rate)
         self.length = round(self.options["seconds"] * self.sample_rate / model.hop) * model.hop
         self.sets["train"].render(self.options["utterances"])
+        if "settled" in self.sets:
+            self.sets["settled"].render(self._settled_count)
         return model
 
     def batch(self, step: int, device: torch.device) -> dict[str, Any]:
@@ -97,21 +105,29 @@ class AudioTokenizerTask:
         size = self.recipe.batch_size
         chosen = torch.randint(self.options["utterances"], (size,), generator=generator)
         draws = torch.rand(size, 2, generator=generator)
+        settled = torch.rand(size, generator=generator) < self.options["settled"]
+        settled &= step >= self._last_of_tokens
         clips = []
-        for index, (place, gain) in zip(chosen.tolist(), draws.tolist(), strict=True):
-            clip = cut_clip(self.sets["train"][index][0], self.length, place)
+        for index, (place, gain), known in zip(
+            chosen.tolist(), draws.tolist(), settled.tolist(), strict=True
+        ):
+            item = (
+                self.sets["settled"][index % self._settled_count]
+                if known
+                else self.sets["train"][index]
+            )
+            clip = cut_clip(item[0], self.length, place)
             clips.append(clip * 10 ** (-self.options["gain"] * gain / 20))
         return {"audio": torch.stack(clips).to(device)}  # (B, 1, L)
 
     def prepare(self, model: Tokenizer, average: WeightAverage, step: int) -> None:
-        share = self.options["outline_share"] or self.options["encoder_share"]
-        last = round(share * self.recipe.steps)
-        if step >= last and share < 1:
+        last = self._last_of_tokens
+        if step >= last and last < self.recipe.steps:
             finish_tokens(model, average, self.folder, write=step == last)
 
     def loss(self, model: nn.Module, batch: dict[str, Any], step: int) -> tuple[torch.Tensor, dict]:
         audio, o = batch["audio"], self.options
-        if step < round(o["outline_share"] * self.recipe.steps):
+        if o["outline_share"] and step < self._last_of_tokens:
             own = model(audio, synthesize=False)[1].loss
             return own, {"own": own.item()}
         fake, encoded = model(audio)
@@ -167,6 +183,16 @@ class AudioTokenizerTask:
             self.optimizer.load_state_dict(state["optimizer"])
 
     # --- inside ----------------------------------------------------------------------------------
+
+    @property
+    def _last_of_tokens(self) -> int:
+        """The step from which on the tokens are final."""
+        share = self.options["outline_share"] or self.options["encoder_share"]
+        return round(share * self.recipe.steps)
+
+    @property
+    def _settled_count(self) -> int:
+        return max(1, self.options["utterances"] // 3)
 
     def _against(self, fake: torch.Tensor, real: torch.Tensor, parts: dict) -> torch.Tensor:
         """A step of the discriminators, then what they make the tokenizer pay."""

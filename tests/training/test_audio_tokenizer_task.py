@@ -6,6 +6,7 @@ import yaml
 
 from studio.data import speech
 from studio.registry import find_class
+from studio.training.audio_tokenizer_task import AudioTokenizerTask
 from studio.training.loop import train
 from studio.training.recipe import load_recipe
 
@@ -116,6 +117,24 @@ def test_tokens_come_first_and_stay(recipe, tmp_path):
     assert torch.equal(early.encode(audio).tokens, tokens)
     assert not torch.equal(early.decode(tokens), late.decode(tokens))
     assert (tmp_path / "run" / "sheet-0000012.png").stat().st_size > 100
+
+
+def test_once_tokens_are_final_the_voices_of_the_studio_are_heard(recipe, tmp_path):
+    data = {"kind": "speech", "sample_rate": 16000, "variety": 1.0}
+    plan = recipe(data=data, loss={"settled": 1.0, "gain": 0.0})
+    task = AudioTokenizerTask(plan, tmp_path)
+    task.build()
+    whole = {
+        name: {tuple(data[i][0][0].tolist()) for i in range(4)} for name, data in task.sets.items()
+    }
+
+    def comes_from(step):
+        clip = tuple(task.batch(step, torch.device("cpu"))["audio"][0, 0].tolist())
+        text = repr(clip)[1:-1]
+        return {name for name in ("train", "settled") if any(text in repr(x) for x in whole[name])}
+
+    assert [comes_from(step) for step in (0, 5)] == [{"train"}] * 2
+    assert [comes_from(step) for step in (6, 11)] == [{"settled"}] * 2
 
 
 def test_another_codec_under_the_same_task(recipe, tmp_path):
