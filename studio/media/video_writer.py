@@ -26,7 +26,8 @@ from studio.media.video import MARK, check_fps
 WRITE_SUFFIXES = {".mp4": "libx264", ".webm": "libvpx-vp9", ".gif": "GIF", ".webp": "WEBP"}
 _ANIMATIONS = ("GIF", "WEBP")
 _OPTIONS = {
-    "libx264": {"preset": "medium"},
+    # its macroblock tree gives other bytes now and then for the same frames
+    "libx264": {"preset": "medium", "mbtree": "0"},
     "libvpx-vp9": {"b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"},
 }
 QUALITY = {"libx264": 18, "libvpx-vp9": 24}

@@ -222,6 +222,26 @@ def test_the_same_video_gives_the_same_bytes(suffix, tmp_path):
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
+def moving(seed):
+    """A soft square that moves over a plain ground, (3, 16, 64, 64)."""
+    generator = torch.Generator().manual_seed(seed)
+    square = torch.rand(1, 3, 6, 6, generator=generator) * 2 - 1
+    square = torch.nn.functional.interpolate(square, (24, 24), mode="bilinear")[0]  # (3, 24, 24)
+    video = torch.rand(3, 1, 1, 1, generator=generator).repeat(1, 16, 64, 64)
+    for t in range(16):
+        video[:, t, t : t + 24, 2 * t : 2 * t + 24] = square
+    return video
+
+
+def test_many_times_the_same_bytes(tmp_path):
+    for seed in range(4):
+        video, made = moving(seed), set()
+        for i in range(10):
+            torch.rand(1000 + i * 333)  # other memory each time
+            made.add(write_video(tmp_path / "a.mp4", video, fps=8).read_bytes())
+        assert len(made) == 1
+
+
 def test_a_missing_package_is_named(tmp_path, monkeypatch):
     def absent(name, *, extra):
         raise ImportError(f"{name} is not installed; run: pip install {extra}")
