@@ -229,7 +229,8 @@ def moving(seed):
     square = torch.nn.functional.interpolate(square, (24, 24), mode="bilinear")[0]  # (3, 24, 24)
     video = torch.rand(3, 1, 1, 1, generator=generator).repeat(1, 16, 64, 64)
     for t in range(16):
-        video[:, t, t : t + 24, 2 * t : 2 * t + 24] = square
+        left = 3 * t % 40
+        video[:, t, t : t + 24, left : left + 24] = square
     return video
 
 
