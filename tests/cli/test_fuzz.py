@@ -50,10 +50,10 @@ def command_lines(draw):
 
 
 @pytest.fixture
-def answer(call, tmp_path, tiny_model):
+def answer(call, tmp_path):
     """Runs a command inside a folder of its own and checks how it answers."""
 
-    def run(*line, may_write=()):
+    def run(*line):
         inside = tmp_path / "outer" / "inner"
         inside.mkdir(parents=True, exist_ok=True)
         before = files(tmp_path, without=inside)
