@@ -1,4 +1,8 @@
-"""`studio demo`: one page that shows what the bundled models make here, offline, with timings."""
+"""`studio demo`: one page that shows what the bundled models make here, offline, with timings.
+
+Beside the page lies one file a model: its pictures, its clips side by side, or its first sound with
+wave and spectrogram. README shows these.
+"""
 
 import time
 from pathlib import Path
@@ -30,6 +34,7 @@ CLIPS = (  # their motions are held out for none of these objects
 )
 SENTENCE = "three red apples and a blue bicycle"
 SPEAKERS = 3
+SHEET_COLUMNS = 6
 SEED = 7
 
 
@@ -53,7 +58,7 @@ def demo(
     infos = list_models()
     if not infos:
         raise FileNotFoundError("no bundled model is installed; run: studio doctor")
-    page, timings, samples = Page(), [], {}
+    page, timings, samples, files = Page(), [], {}, []
     of_pictures = [info for info in infos if medium_of_folder(info.folder) is IMAGE]
     for info in of_pictures:
         for kind in info.generators:
@@ -61,14 +66,16 @@ def demo(
             samples.setdefault(info.name, pictures)
     if samples:
         _reconstructions(page, of_pictures, samples, device)
+    files += [_write_pictures(out / f"{name}.png", made) for name, made in samples.items()]
     for info in infos:
         if medium_of_folder(info.folder) is AUDIO:
-            _speech(page, info, device, timings)
+            files += _write_sound(out / info.name, _speech(page, info, device, timings))
         if medium_of_folder(info.folder) is VIDEO:
-            _clips(page, info, device, timings)
+            clips = _clips(page, info, device, timings)
+            files.append(_write_clips(out / f"{info.name}.gif", clips))
     page.table("Timings", timings, note=_machine())
     atomic_write(target, page.html())
-    typer.echo(f"wrote {target}")
+    typer.echo(f"wrote {target}, and beside it {', '.join(file.name for file in files)}")
 
 
 def _pictures(page, info, kind: str, device: str, timings: list[dict]) -> list:
@@ -111,8 +118,8 @@ def _timing(info, kind: str, loaded: float, first, each: float) -> dict:
     }
 
 
-def _clips(page, info, device: str, timings: list[dict]) -> None:
-    """Clips of a model, and the first of them from fewer layers of its tokens."""
+def _clips(page, info, device: str, timings: list[dict]) -> list:
+    """Clips of a model, and the first of them from fewer layers of its tokens; the clips."""
     import torch
 
     from studio.cli import opening
@@ -140,10 +147,11 @@ def _clips(page, info, device: str, timings: list[dict]) -> None:
         figures.append(Figure(frames, words, alt=f"{CLIPS[0]} from {words}"))
     note = f"{CLIPS[0]}: tokens come in layers, coarse ones first, and any first ones are a clip."
     page.gallery(f"Layers of {info.name}", figures, note=note, columns=len(CLIPS))
+    return [output.frames[0] for output in made]
 
 
-def _speech(page, info, device: str, timings: list[dict]) -> None:
-    """One sentence in some voices; a row of timings."""
+def _speech(page, info, device: str, timings: list[dict]):
+    """One sentence in some voices; a row of timings; the first `Sound`."""
     import torch
 
     from studio.cli import opening
@@ -168,6 +176,42 @@ def _speech(page, info, device: str, timings: list[dict]) -> None:
     typer.echo(f"{info.name}: a sentence in {len(sounds)} voices")
     command = f'studio generate "TEXT" -m {info.name} --voice {pipe.voices[0]} --seed {SEED}'
     page.sounds(f"{info.name} speaks", sounds, note=command, columns=SPEAKERS)
+    return sounds[0]
+
+
+def _side_by_side(pictures: list, columns: int):
+    import torch
+
+    from studio.evaluation.report import contact_sheet
+    from studio.media.image import to_tensor
+
+    tensors = torch.stack([to_tensor(picture) for picture in pictures])  # (n, 3, H, W)
+    return contact_sheet(tensors, columns=columns, gap=0)
+
+
+def _write_pictures(path: Path, pictures: list) -> Path:
+    from studio.media.image import write_image
+
+    return write_image(path, _side_by_side(pictures, SHEET_COLUMNS))
+
+
+def _write_clips(path: Path, clips: list[list]) -> Path:
+    """Clips side by side, as one animation."""
+    from studio.cli.page import FRAME
+    from studio.media.video_writer import write_frames
+
+    moments = zip(*clips, strict=True)
+    frames = (_side_by_side(list(pictures), len(clips)) for pictures in moments)
+    return write_frames(path, frames, fps=1000 / FRAME)
+
+
+def _write_sound(stem: Path, sound) -> list[Path]:
+    """A sound and the picture of it."""
+    from studio.media.files import atomic_write
+    from studio.media.image import write_image
+
+    wav, picture = stem.with_name(f"{stem.name}.wav"), stem.with_name(f"{stem.name}.png")
+    return [atomic_write(wav, sound.wav), write_image(picture, sound.image)]
 
 
 def prefix_lengths(total: int) -> list[int]:

@@ -68,14 +68,18 @@ def test_demo_of_a_toy_that_speaks(call, monkeypatch, tmp_path):
     text, page = check_page(tmp_path / "page" / "index.html")
     assert len(page.sounds) == 2 and "talk speaks" in text and SENTENCE in text
     assert "--voice ada" in text and "Timings" in text
+    assert Image.open(tmp_path / "page" / "talk.png").size == (288, 120)
+    with wave.open(str(tmp_path / "page" / "talk.wav")) as file:
+        assert file.getnframes() > 0.2 * file.getframerate()
 
 
 def test_demo_of_toy_models(call, tiny_model, monkeypatch, tmp_path):
     monkeypatch.setattr("studio.hub.PRETRAINED", tiny_model.parent)
     done = call("demo", "--out", "page")
     assert done.returncode == 0 and done.stderr == "", done.stderr
-    assert done.stdout.endswith(f"wrote {os.path.join('page', 'index.html')}\n")
-    assert [p.name for p in (tmp_path / "page").iterdir()] == ["index.html"]
+    name, index = tiny_model.name, os.path.join("page", "index.html")
+    assert done.stdout.endswith(f"wrote {index}, and beside it {name}.png\n")
+    assert {p.name for p in (tmp_path / "page").iterdir()} == {"index.html", f"{name}.png"}
     text, page = check_page(tmp_path / "page" / "index.html")
     assert len(page.images) == 2 * len(PROMPTS) + 3 * 4 + 8
     for words in ("masked generator", "Growing prefixes", "Reconstructions", "Timings", PROMPTS[1]):
@@ -94,6 +98,9 @@ def test_clips_play_on_the_page(call, monkeypatch, tmp_path):
     for image in page.images:
         clip = Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2])))
         assert clip.n_frames == 8 and clip.format == "WEBP"
+    beside = Image.open(tmp_path / "page" / "moves.gif")
+    width, height = clip.size
+    assert beside.n_frames == 8 and beside.size == (len(CLIPS) * width, height)
 
 
 def test_demo_without_models_or_room(fails, tiny_model, monkeypatch, tmp_path):
