@@ -123,7 +123,7 @@ def newest(name: str) -> None:
     """The newest results."""
     with st.container(horizontal=True):
         for path in studio().batches.results(name, last=24):
-            mime = MIMES[path.suffix]
+            mime = MIMES[path.suffix.lower()]
             with contextlib.suppress(OSError):  # somebody deletes it
                 wide = 96 if mime.startswith("image/") else 240
                 show((mime, path.read_bytes()), alt=path.stem, width=wide)

@@ -207,10 +207,10 @@ def _check_head(head: list[str], place: str) -> list[str]:
 def _parse_row(row: list[str], head: list[str]) -> dict[str, Any]:
     if len(row) > len(head):
         raise ValueError(f"has {len(row)} cells, but there are {len(head)} columns")
-    return {n: _typed(n, cell.strip()) for n, cell in zip(head, row, strict=False) if cell.strip()}
+    return {n: typed(n, cell.strip()) for n, cell in zip(head, row, strict=False) if cell.strip()}
 
 
-def _typed(name: str, text: str) -> Any:
+def typed(name: str, text: str) -> Any:
     """Text as the value of a field; what does not fit stays text, which `Request` refuses."""
     kind = "json" if name.startswith(OPTION) else _TYPES.get(name, "str")
     try:
@@ -226,13 +226,14 @@ def _typed(name: str, text: str) -> Any:
 # --- grids ---------------------------------------------------------------------------------------
 
 
-def read_grid(axes: Sequence[str]) -> list[Wanted]:
+def read_grid(axes: Sequence[str], *, limit: int = MAX_JOBS) -> list[Wanted]:
     """Every combination of some values, the last axis fastest.
 
     Args:
         axes: such as "prompt=red apple,rocket", "seed=0..9" (both ends included),
             "guidance_scale=1,2", "option.min_p=0,0.1". A value that holds a comma stands in double
             quotes.
+        limit: more combinations are refused, before any is made.
 
     Raises:
         ValueError: one line that names the axis.
@@ -250,8 +251,8 @@ def read_grid(axes: Sequence[str]) -> list[Wanted]:
     total = 1
     for values in found.values():
         total *= len(values)
-    if total > MAX_JOBS:
-        raise ValueError(f"--grid has {total:,} cells; {MAX_JOBS:,} are allowed")
+    if total > limit:
+        raise ValueError(f"--grid has {total:,} cells; {limit:,} are allowed")
     cells = [dict(zip(found, cell, strict=True)) for cell in itertools.product(*found.values())]
     return _checked("--grid cell", ((i, lambda cell=cell: cell) for i, cell in enumerate(cells, 1)))
 
@@ -267,7 +268,7 @@ def _axis_values(name: str, text: str) -> list[Any]:
         (cells,) = csv.reader([text], strict=True, skipinitialspace=True)
     except (csv.Error, ValueError):
         raise ValueError(f"--grid {name}={text[:60]!r} must be values between commas") from None
-    values = [_typed(name, cell.strip()) for cell in cells]
+    values = [typed(name, cell.strip()) for cell in cells]
     if "" in values:
         raise ValueError(f"--grid {name}={text[:60]!r} has an empty value")
     return values

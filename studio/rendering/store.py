@@ -281,9 +281,8 @@ class Store:
             temporary.unlink(missing_ok=True)
         first = self.leases.finish(lease, record, self._record(key))
         self.done.add(key)
-        if key in self.failed:
-            self._failure(key).unlink(missing_ok=True)
-            self.failed.discard(key)
+        self._failure(key).unlink(missing_ok=True)  # another gave it up while we slept
+        self.failed.discard(key)
         self.leases.remove(key, lease.number - 1)
         self._tried.pop(key, None)
         return first

@@ -20,9 +20,8 @@ from typing import Any
 
 from studio.hub import DEFAULT_MODEL
 from studio.media.files import atomic_write
-from studio.pipelines.request import number_fields
 from studio.rendering.engines import LocalEngine
-from studio.rendering.jobs import OPTION, Wanted, read_jobs
+from studio.rendering.jobs import OPTION, Wanted, read_jobs, typed
 from studio.rendering.plan import Plan, make_plan
 from studio.rendering.render import Progress, render
 from studio.rendering.sheet import write_sheet
@@ -131,12 +130,12 @@ class Batches:
         path = self._table(self._workspace.place("batches", name))
         if path is None:
             raise ValueError(f"batch {ascii(name)[:60]} is not here")
-        return path.read_text(encoding="utf-8"), path.suffix
+        return path.read_text(encoding="utf-8-sig"), path.suffix
 
     def standing(self, name: str) -> Standing:
         """How a batch stands: as it runs, or as it was left."""
         now = self._now
-        if now is not None and now.name == name and now.running:
+        if now is not None and now.running and self.running() == name:
             return now
         try:
             path = self._workspace.place("batches", name) / _STATE
@@ -166,7 +165,7 @@ class Batches:
             self._thread.start()
 
     def stop(self, *, timeout: float = 0.0) -> None:
-        """Ends the running batch after the jobs in hand; starting it again goes on."""
+        """Ends the running batch; jobs in hand are given back, and starting it again goes on."""
         self._stop.set()
         if timeout and self._thread is not None:
             self._thread.join(timeout)
@@ -195,12 +194,13 @@ class Batches:
         text, suffix = self.text(name)
         if suffix == ".csv":
             lines = csv.DictReader(io.StringIO(text))
-            return [{k: _value(k, v) for k, v in line.items() if v} for line in lines]
-        found = []
-        for line in filter(str.strip, text.splitlines()):
-            row = json.loads(line)
+            cells = [{k.strip(): (v or "").strip() for k, v in line.items()} for line in lines]
+            found = [{k: typed(k, v) for k, v in line.items() if v} for line in cells]
+        else:
+            found = [json.loads(line) for line in text.split("\n") if line.strip()]
+        for row in found:
             options = row.pop("decoding_options", None) or {}
-            found.append(row | {f"{OPTION}{k}": v for k, v in options.items()})
+            row |= {f"{OPTION}{k}": v for k, v in options.items()}
         return found
 
     def failures(self, name: str) -> list[dict[str, Any]]:
@@ -226,8 +226,9 @@ class Batches:
         rows = sum(line.request.count for line in wanted)
         if rows > MAX_ROWS:
             raise ValueError(f"table wants {rows} results; {MAX_ROWS} are allowed here")
+        known = {entry.name for entry in self._keeper.entries()}
         for line in wanted:
-            if line.modelled:
+            if line.modelled and line.request.model not in known:
                 try:
                     self._keeper.find(line.request.model)
                 except ValueError as error:
@@ -305,13 +306,7 @@ class Batches:
         atomic_write(folder / _STATE, json.dumps(asdict(standing)))
 
 
-def _value(name: str, text: str) -> Any:
-    """A cell of a checked CSV table."""
-    kind = number_fields()[name][0] if name in number_fields() else str
-    return kind(text)
-
-
 def _made(out: Path) -> list[Path]:
     """All results in an output folder, the newest first."""
-    found = [p for p in out.rglob("*") if p.suffix in MIMES and HIDDEN not in p.parts]
+    found = [p for p in out.rglob("*") if p.suffix.lower() in MIMES and HIDDEN not in p.parts]
     return sorted(found, key=lambda p: p.stat().st_mtime, reverse=True)

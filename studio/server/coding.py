@@ -108,10 +108,11 @@ def comparison(
     Raises:
         ValueError: one line: a file that can't be read, a model for another medium.
     """
-    found: list[Coded] = []
     if not 1 <= len(models) <= 8:
         raise ValueError(f"models: {len(models)} are chosen, 1 to 8 can be")
-    for number, name in enumerate(models):
+
+    # A function of its own: nothing here holds a model while the next one is loaded.
+    def one(number: int, name: str) -> Coded:
         job.report(number / len(models), f"loading {name}")
         opened = keeper.open_tokenizer(name)
         coded = encode(opened, path)
@@ -119,8 +120,9 @@ def comparison(
         for i, count in enumerate(counts):
             decode(opened, coded, count)
             job.report((number + (i + 1) / len(counts)) / len(models), f"{count} tokens of {name}")
-        found.append(coded)
-    made = Comparison(found)
+        return coded
+
+    made = Comparison([one(number, name) for number, name in enumerate(models)])
     return add_codecs(job, made) if made.medium == "image" and curve else made
 
 

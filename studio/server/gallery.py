@@ -155,7 +155,7 @@ class Gallery:
         Raises:
             ValueError, OSError: it can't be read, or holds no request.
         """
-        item = Item(adopted_id(path), path.suffix, medium, {}, path.stat().st_mtime)
+        item = Item(adopted_id(path), path.suffix.lower(), medium, {}, path.stat().st_mtime)
         if self.get(item.id) is not None or self.path(item).exists():
             return None
         item = replace(item, request=Request.from_dict(read_request(path)).to_dict())

@@ -72,26 +72,31 @@ def generation(
     def work(job: Job) -> None:
         done = 0
         for batch in _batches(samples, keeper):
-            first = batch[0]
-            job.say(f"loading {first.model}")
-            opened = keeper.open(first.model, first.generator)
-            maker = _Maker(job, opened, batch, done / len(samples), len(batch) / len(samples))
-            for request, media, output, stats in maker.make(workspace):
-                medium = opened.pipe.medium
-                item = gallery.add(media, request, output, medium=medium, stats=stats)
-                job.add_result(item.id)
+            make(job, batch, done / len(samples))
             done += len(batch)
             job.report(done / len(samples))
+
+    # A function of its own: nothing here holds a model while the next one is loaded.
+    def make(job: Job, batch: list[Request], start: float) -> None:
+        first = batch[0]
+        job.say(f"loading {first.model}")
+        opened = keeper.open(first.model, first.generator)
+        maker = _Maker(job, opened, batch, start, len(batch) / len(samples))
+        for request, media, output, stats in maker.make(workspace):
+            medium = opened.pipe.medium
+            item = gallery.add(media, request, output, medium=medium, stats=stats)
+            job.add_result(item.id)
 
     return work
 
 
 def _batches(samples: list[Request], keeper: Keeper) -> Iterator[list[Request]]:
     """Neighbouring samples that can be made in one call, a few at a time."""
+    names = {request.model for request in samples}
+    sizes = {name: KINDS[keeper.find(name).medium].batch for name in names}
     batch: list[Request] = []
     for request in samples:
-        size = KINDS[keeper.find(request.model).medium].batch
-        if batch and (len(batch) >= size or _group(request) != _group(batch[0])):
+        if batch and (len(batch) >= sizes[request.model] or _group(request) != _group(batch[0])):
             yield batch
             batch = []
         batch.append(request)

@@ -162,7 +162,7 @@ def axis(name: str, text: str) -> list[Any]:
     if name == "strength":  # a batch knows none
         return [float(v) for v in _numbers(text)]
     try:
-        made = [wanted.request for wanted in read_grid([f"{name}={text}"])]
+        made = [w.request for w in read_grid([f"{name}={text}"], limit=MAX_SAMPLES)]
     except ValueError as error:
         line = re.sub(r"^--grid (cell \d+: )?", "", str(error))
         raise ValueError(line if line.startswith(name) else f"axis {name}: {line}") from None

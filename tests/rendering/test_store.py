@@ -172,6 +172,19 @@ def test_a_lease_that_is_not_renewed_ends(store_of):
     assert results(store.folder) == ["0.txt"] and store.refresh() == Counts(3, 1, 0, 0)
 
 
+def test_a_sleeper_s_result_outweighs_a_failure(store_of):
+    """The job was given up while its worker slept; the failure goes when it publishes."""
+    sleeper, other = store_of(lease_seconds=0.2), store_of(lease_seconds=0.2, attempts=1)
+    lease = sleeper.claim(A)
+    told = json.loads(lease.path.read_text())
+    lease.path.write_text(json.dumps({**told, "owner": {**told["owner"], "machine": "other"}}))
+    sleeper.leases.heartbeat.stop()
+    time.sleep(0.5)
+    assert other.refresh().failed == 1
+    assert make(sleeper, lease) and other.refresh() == Counts(3, 1, 0, 0)
+    assert not list((other.folder / "failed").iterdir())
+
+
 def test_the_clock_of_the_file_system_counts(store_of, monkeypatch):
     store = store_of()
     lease = store.claim(A)

@@ -75,6 +75,33 @@ def test_tables_as_rows(place):
     assert place.batches.rows("b") == [{"prompt": "rocket", "seed": 3, "top_p": 0.5}]
 
 
+def test_tables_from_other_programs(place):
+    """With a mark of byte order, blanks, and numbers in columns of options."""
+    text = "\ufeffprompt, seed,option.min_p,decoding_options\n"
+    place.batches.save("a", text + 'rocket, 3,0.5,"{""top_k"": 7}"\n', suffix=".csv")
+    row = {"prompt": "rocket", "seed": 3, "option.min_p": 0.5, "option.top_k": 7}
+    assert place.batches.rows("a") == [row]
+    line = json.dumps({"prompt": "two\u2028lines"}, ensure_ascii=False)
+    place.batches.save("b", f"\ufeff{line}\n\n")
+    assert place.batches.rows("b") == [{"prompt": "two\u2028lines"}]
+
+
+def test_a_long_table_is_checked_at_once(place, monkeypatch):
+    """Models are looked up on the disk, which takes long for thousands of rows."""
+    entries, looks = place.keeper.entries, []
+    monkeypatch.setattr(place.keeper, "entries", lambda: looks.append(1) or entries())
+    assert place.batches.save("long", table(500)) == 500 and len(looks) == 1
+
+
+def test_names_with_large_letters_are_in_the_gallery(place):
+    place.batches.save("night", table(1, output="Apple.PNG"))
+    place.batches.start("night")
+    assert wait(place.batches, "night").done == 1
+    assert [path.name for path in place.batches.results("night")] == ["Apple.PNG"]
+    (item,) = place.gallery.search("apple")
+    assert item.mime == "image/png" and place.gallery.read(item)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "suffix", "message"),
     [

@@ -27,3 +27,8 @@ def test_choices_in_a_prompt_are_the_rows():
     with pytest.raises(ValueError, match="leave Y out"):
         settings.grid(base, ("seed", "1..3"), ("top_k", "1, 2"))
     assert settings.grid(base, ("prompt", "rocket, sun")).columns == ("rocket", "sun")
+
+
+def test_an_endless_axis_is_refused_before_it_is_made():
+    with pytest.raises(ValueError, match="axis seed: has 1,000,000 cells; 100 are allowed"):
+        settings.axis("seed", "0..999999")

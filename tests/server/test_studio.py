@@ -1,8 +1,10 @@
 """Jobs that really make pictures: files with their requests, gallery, models, hostile names."""
 
+import gc
 import hashlib
 import io
 import time
+import weakref
 
 import pytest
 import torch
@@ -69,6 +71,24 @@ def test_a_grid_of_models_and_generators_is_one_job(place):
     assert len(place.keeper.loaded()) == 1
     place.keeper.free()
     assert place.keeper.loaded() == []
+
+
+def test_one_model_at_a_time_is_in_memory(place, monkeypatch):
+    """The one before is gone when the next one of a job is loaded."""
+    load, seen, alive = place.keeper._load, [], []
+
+    def watched(entry, generator):
+        gc.collect()
+        alive.append(sum(one() is not None for one in seen))
+        opened = load(entry, generator)
+        seen.append(weakref.ref(opened.pipe))
+        return opened
+
+    monkeypatch.setattr(place.keeper, "_load", watched)
+    kinds = ("autoregressive", "masked")
+    requests = [Request(model="tiny", prompt="apple", generator=kind) for kind in kinds]
+    assert place.generate(requests).wait(timeout=60).state == "done"
+    assert alive == [0, 0]
 
 
 def test_cancelling_keeps_what_is_finished(place):
