@@ -1,8 +1,11 @@
 """Create: words in, pictures, sounds and clips out; with a queue, previews, grids and presets."""
 
+import re
+
 import streamlit as st
 from elements import ended, failed, owner, plain, settings_of_drop, status, studio, tiles, watch
 
+from studio.pipelines.request import number_fields
 from studio.server import catalog, settings
 from studio.server.gallery import title_of
 from studio.server.keeper import Entry
@@ -17,6 +20,7 @@ NUMBERS = {
     "top_k": ("Top k", 0, 10**7, 1, "Draw from the best k tokens; 0 for all"),
 }
 SLIDERS = {"speed": 1.0, "pitch": 0.0, "strength": 0.6}  # which can't be empty
+RANGES = number_fields()  # what a file that is dropped may bring must fit into the widgets
 KEYS = ("model", "generator", "prompt", "seed", "count", "decoding", "options", "num_tokens")
 KEYS += ("num_inference_steps", "strength", "num_frames", "voice", "speed", "pitch", *NUMBERS)
 
@@ -32,7 +36,7 @@ def restore(request: dict) -> None:
             f"The model {plain(str(request.get('model')))} is not here; another one is chosen."
         )
         state["make-model"] = names[0] if names else None
-    state["make-prompt"] = request.get("prompt") or str(request.get("class_label") or "")
+    state["make-prompt"] = request.get("prompt") or str(request.get("class_label", ""))
     state["make-seed"] = str(request.get("seed", 0))
     state["make-count"] = request.get("count", 1)
     state["make-options"] = settings.options_text(request.get("decoding_options", {}))
@@ -129,8 +133,8 @@ def of_medium(entry: Entry) -> dict:
     values: dict = {}
     if entry.medium == "video":
         values["num_frames"] = field(
-            st.number_input, "num_frames", "Frames", min_value=1, max_value=512, value=None,
-            placeholder=OWN,
+            st.number_input, "num_frames", "Frames", min_value=1, max_value=RANGES["num_frames"][2],
+            value=None, placeholder=OWN,
         )  # fmt: skip
     if entry.medium == "audio":
         names = catalog.voices(entry.folder)
@@ -172,7 +176,7 @@ def start_picture(entry: Entry) -> dict:
     values: dict = {"input": name}
     if entry.medium == "image":
         values["strength"] = field(
-            st.slider, "strength", "Strength", min_value=0.05, max_value=1.0, value=0.6,
+            st.slider, "strength", "Strength", min_value=0.0, max_value=1.0, value=0.6,
             help="Share of the tokens that are made anew",
         )  # fmt: skip
     return values
@@ -254,15 +258,16 @@ def form(entries: list[Entry]) -> None:
         )  # fmt: skip
     else:
         label = field(st.text_input, "prompt", "Class", placeholder="0")
-        values["class_label"] = int(label) if (label or "").isdigit() else None
+        values["class_label"] = int(label) if re.fullmatch(r"[0-9]{1,9}", label or "") else None
     with st.container(horizontal=True, vertical_alignment="bottom", gap="xsmall"):
         values["seed"] = field(st.text_input, "seed", "Seed", max_chars=19, width=130)
         st.button(":material/remove:", on_click=new_seed, args=(-1,), help="Seed before")
         st.button(":material/add:", on_click=new_seed, args=(1,), help="Seed after")
         st.button(":material/casino:", on_click=new_seed, args=(None,), help="A random seed")
         values["count"] = field(
-            st.number_input, "count", "Count", min_value=1, max_value=100, value=1, width=110
-        )
+            st.number_input, "count", "Count", min_value=1, max_value=RANGES["count"][2], value=1,
+            width=110,
+        )  # fmt: skip
     place = st.container()
     values |= of_medium(entry)
     with st.expander("Sampling", icon=":material/tune:"):

@@ -184,7 +184,7 @@ class GeneratorEvaluation:
         }
         return joined(
             measure_parts(
-                [[item.key for item in part] for part in parts],
+                [[n, *(item.key for item in part)] for n, part in zip(starts, parts, strict=True)],
                 one,
                 folder=self.folder / "parts",
                 facts=facts,

@@ -77,8 +77,8 @@ def measure_parts(
     """Measures what is not there yet and gives all records in order; on the main process only.
 
     Args:
-        parts: for each part what decides it beside `facts`, as plain JSON values: names and sizes
-            of its files, for example.
+        parts: for each part what decides it beside `facts`, as plain JSON values: its first place
+            in the whole, names and sizes of its files, for example.
         measure: called with a part's number, gives its record: tensors on the CPU.
         folder: where records are kept.
         facts: what decides all parts: model, settings, code version. Plain JSON values.

@@ -128,7 +128,7 @@ class TokenizerEvaluation(ABC):
             return {"index": torch.tensor(places, dtype=torch.int64), **found}
 
         records = measure_parts(
-            [[medium.key for medium in part] for part in parts],
+            [[n * size, *(medium.key for medium in part)] for n, part in enumerate(parts)],
             one,
             folder=self.folder / "parts",
             facts={"judges": self.judges.identity, **self._settings(at), **facts},

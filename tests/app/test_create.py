@@ -1,9 +1,11 @@
 """Create: from a sentence to results, queue, cancel, reload, grids, variations, presets, files."""
 
 import io
+import json
 import threading
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from studio.server.jobs import Job
 from tests.app.conftest import by_label, words
@@ -134,6 +136,19 @@ def test_a_dropped_file_brings_its_settings_back(visit, place, made):
     place.queue.jobs()[0].wait(timeout=60)
     first, second = place.gallery.search("blue apple")
     assert place.gallery.read(first) == place.gallery.read(second)
+
+
+def test_whatever_a_file_may_hold_fits_into_the_widgets(visit, place):
+    file, info = io.BytesIO(), PngInfo()
+    values = {"model": "tiny", "prompt": "x", "count": 1024, "strength": 0.01, "top_k": 10**7}
+    info.add_itxt("studio", json.dumps({**values, "input": "0" * 64}))
+    Image.new("RGB", (4, 4)).save(file, "PNG", pnginfo=info)
+    app = visit()
+    upload = by_label(app.file_uploader, "A file made here brings its settings back")
+    upload.set_value(("x.png", file.getvalue(), "image/png")).run()
+    assert not app.exception, app.exception
+    assert by_label(app.number_input, "Count").value == 1024
+    assert by_label(app.slider, "Strength").value == 0.01
 
 
 def test_a_foreign_file_is_refused_in_words(visit, place):

@@ -57,6 +57,18 @@ def test_the_report(pipe, data, features, tmp_path):
     assert made == pytest.approx(whole.rows[0], abs=1e-5)
 
 
+def test_a_rerun_with_fewer_captions_is_a_new_one(pipe, data, features, tmp_path):
+    """Picture i has seed i, whatever was made before."""
+    work = evaluation(pipe, data, features, tmp_path / "out", batch_size=1)
+    work.run()
+    work.items = work.items[1:]
+    again = work.run()
+    fresh = evaluation(pipe, data, features, tmp_path / "other", batch_size=1)
+    fresh.items = fresh.items[1:]
+    assert [c.label for c in again.exhibits[0].rows[0]] == CAPTIONS[1:4]
+    assert again.rows == fresh.run().rows
+
+
 def test_classes_need_whole_numbers(data, features, tmp_path):
     tokenizer = toys.prefix_tokenizer()
     network = toys.generator("masked", tokenizer, condition="class", num_classes=4)

@@ -95,6 +95,17 @@ def test_parts_do_not_change_the_figures(evaluation, tmp_path):
         )
 
 
+def test_a_rerun_tells_pictures_apart_when_one_went_away(evaluation, tmp_path):
+    """Parts of a picture each: the next ones move up by one."""
+    evaluation.codecs, evaluation.counts, evaluation.batch_size = [], [3], 1
+    evaluation.run()
+    evaluation.files = evaluation.files[1:]
+    again = evaluation.run()
+    shown = [row[0].label for row in again.exhibits[0].rows]
+    evaluation.folder = tmp_path / "other"
+    assert shown == ["1.png", "2.png", "3.png"] and again.rows == evaluation.run().rows
+
+
 def test_unreadable_pictures_are_counted(evaluation):
     evaluation.codecs = []
     evaluation.files[0].path.write_bytes(b"")
