@@ -201,8 +201,9 @@ def _with_image(request, image: Path | None):
 
 
 def picture_hash(path: Path) -> str:
-    """What stands for an input picture in a request: the SHA-256 of its file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """What stands for an input file in a request: its SHA-256, in the memory of a piece of it."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _make(pipe, request, paths: list[Path], medium, *, picture, batch: int) -> None:

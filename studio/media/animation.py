@@ -6,6 +6,7 @@ are laid over white).
 """
 
 import io
+import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from studio.media.header import BROKEN, open_header
 from studio.media.image import to_rgb
 from studio.media.metadata import dumps, exif_bytes, parse_request, read_request
 
+GIF_FPS = 50.0  # what is shorter than two hundredths of a second, browsers show for ten
 STILL_SECONDS = 0.1  # of a frame that says nothing, as browsers have it
 
 
@@ -71,10 +73,17 @@ def animation_bytes(
     Args:
         frames: (H, W, 3) uint8 each.
         kind: "GIF" or "WEBP".
-        fps: frames a second; GIF counts in hundredths, and the errors don't add up.
+        fps: frames a second; GIF counts in hundredths, and the errors don't add up. It takes 50,
+            beyond which frames are left out.
         request: plain JSON values, put inside.
         mark: written before the request in a comment.
+
+    Raises:
+        ValueError: frames are too large or shown too long for the format.
     """
+    if kind == "GIF" and fps > GIF_FPS:
+        kept = max(1, round(len(frames) * GIF_FPS / fps))
+        frames, fps = [frames[int(i * fps / GIF_FPS)] for i in range(kept)], GIF_FPS
     unit = 100 if kind == "GIF" else 1000
     ends = [round(unit * (i + 1) / fps) for i in range(len(frames))]
     stays = [(b - a) * 1000 // unit for a, b in zip([0, *ends], ends, strict=False)]
@@ -88,7 +97,12 @@ def animation_bytes(
         options |= {"lossless": True, "method": 4}
         options |= {"exif": exif_bytes(request)} if request is not None else {}
     file = io.BytesIO()
-    pictures[0].save(file, format=kind, save_all=True, append_images=pictures[1:], **options)
+    try:
+        pictures[0].save(file, format=kind, save_all=True, append_images=pictures[1:], **options)
+    except (ValueError, OverflowError, RuntimeError, struct.error) as error:
+        height, width = frames[0].shape[:2]
+        what = f"{len(frames)} frames of {height}x{width} at {fps:g} a second"
+        raise ValueError(f"video of {what} can't be a {kind} file: {error}") from error
     return file.getvalue()
 
 

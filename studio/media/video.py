@@ -6,6 +6,7 @@ can't be read is refused in one line. Leaves out on purpose: sound, colour profi
 not square.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from studio.media.header import MAX_PIXELS
 from studio.media.metadata import parse_request
 
 MARK = "studio:"  # before the request in a comment
+MIN_FPS, MAX_FPS = 0.001, 1000.0
 MAX_VALUES = 2**29  # of one clip in memory: 2 GiB as floats
 # No playlists: they make the reader open other files and addresses.
 _CONTAINERS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,h264,hevc,ivf,nut,mxf,dv"
@@ -34,7 +36,8 @@ class VideoInfo:
     """What a file says of itself.
 
     Args:
-        width, height: in pixels, upright.
+        width, height: in pixels, as they are stored; frames come upright, so those of a film that
+            is to be turned have them swapped.
         frames: how many there are, about; None where the file does not say.
         fps: frames a second, on average.
         seconds: of the whole; None where the file does not say.
@@ -97,7 +100,7 @@ def read_pieces(
     frames = timed_pictures(path) if _is_picture(path) else _timed_frames(path, info, start)
     held: list[np.ndarray] = []
     count = 0
-    for frame in _steady(frames, rate, start):
+    for frame in _steady(frames, rate, start, slack=0.49 / max(rate, info.fps)):
         held.append(frame)
         count += 1
         if len(held) == chunk_frames:
@@ -158,8 +161,8 @@ def read_request(path: str | Path) -> dict[str, Any]:
 
 def check_fps(fps: float) -> float:
     """The rate. Raises ValueError for one that is no rate."""
-    if not 0.0 < fps <= 1000.0:
-        raise ValueError(f"fps {fps} must lie above 0 and be at most 1000")
+    if not MIN_FPS <= fps <= MAX_FPS:
+        raise ValueError(f"fps {fps} must lie between {MIN_FPS} and {MAX_FPS:g}")
     return fps
 
 
@@ -214,13 +217,21 @@ def _stream(av: Any, container: Any, name: str) -> Any:
 
 def _info(path: Path, stream: Any) -> VideoInfo:
     fps = float(stream.average_rate or stream.guessed_rate or 25)
-    seconds = None
-    if stream.duration:
-        seconds = float(stream.duration * stream.time_base)
-    elif stream.container.duration:
+    seconds = _own_seconds(stream)
+    if seconds is None and stream.container.duration:
         seconds = stream.container.duration / 1e6
     frames = stream.frames or (round(seconds * fps) if seconds else None)
     return VideoInfo(stream.width, stream.height, frames, fps, seconds, stream.codec_context.name)
+
+
+def _own_seconds(stream: Any) -> float | None:
+    """How long a stream says that it is itself, which a sound beside it may outlast."""
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    tag = re.fullmatch(r"(\d+):(\d\d):(\d\d\.?\d*)", stream.metadata.get("DURATION", ""))
+    if tag is None:  # Matroska and WebM have it
+        return None
+    return 3600 * int(tag[1]) + 60 * int(tag[2]) + float(tag[3])
 
 
 # --- frames --------------------------------------------------------------------------------------
@@ -230,6 +241,7 @@ def _timed_frames(path: Path, info: VideoInfo, start: float) -> Iterator[Timed]:
     """Frames (H, W, 3) uint8 and their times in seconds; the last comes again at its end."""
     count, time, frame = 0, 0.0, None
     with _opened(path) as (container, stream):
+        seconds = _own_seconds(stream) if container.streams.audio else info.seconds
         zero = float((stream.start_time or 0) * stream.time_base)
         if start:
             container.seek(int((start + zero) / stream.time_base), stream=stream)
@@ -238,12 +250,15 @@ def _timed_frames(path: Path, info: VideoInfo, start: float) -> Iterator[Timed]:
             frame = _upright(picture, info)
             count += 1
             yield time, frame
+    if frame is None and start:  # streams without an index can't always be entered in the middle
+        yield from _timed_frames(path, info, 0.0)
+        return
     if frame is None:
         raise ValueError(f"video {str(path)!r} is broken or cut short: it has no frames")
-    if info.seconds is not None and time + 1 / info.fps < 0.9 * info.seconds - 2 / info.fps:
+    if seconds is not None and time + 1 / info.fps < 0.9 * seconds - 2 / info.fps:
         raise ValueError(
             f"video {str(path)!r} is cut short: its frames end after {time:.2f} of "
-            f"{info.seconds:.2f} seconds"
+            f"{seconds:.2f} seconds"
         )
     yield time + 1 / info.fps, frame
 
@@ -255,26 +270,28 @@ def _upright(picture: Any, info: VideoInfo) -> np.ndarray:
     return np.rot90(rgb, turns) if turns else rgb
 
 
-def _steady(frames: Iterator[Timed], fps: float, start: float) -> Iterator[np.ndarray]:
-    """At every tick of a constant rate the frame that lies nearest in time.
+def _steady(
+    frames: Iterator[Timed], fps: float, start: float, *, slack: float
+) -> Iterator[np.ndarray]:
+    """At every tick of a constant rate the frame that stands there, or comes within `slack`
+    seconds.
 
     The last of `frames` is not shown: it only says when the one before it ends.
     """
-    slack = 0.25 / fps
-    shown, shown_at, tick, first = None, 0.0, 0, start
+    shown, tick, first = None, 0, start
     for time, frame in frames:
         if time < start - slack:
-            shown, shown_at = frame, time
+            shown = frame
             continue
         if shown is None:
             first = max(start, time)
         while shown is not None:
             at = first + tick / fps
-            if at - shown_at > time - at + 1e-9 or at > time - slack:
+            if at > time - slack:
                 break
             yield shown
             tick += 1
-        shown, shown_at = frame, time
+        shown = frame
 
 
 def _to_tensor(frames: list[np.ndarray]) -> torch.Tensor:

@@ -89,7 +89,12 @@ def video_writer(
     check_fps(fps)
     if codec in _ANIMATIONS:
         frames: list[np.ndarray] = []
-        yield lambda piece: frames.extend(_frames(piece))
+
+        def write(piece: torch.Tensor) -> None:
+            frames.extend(_frames(piece))
+            _check_same(frames[-1].shape, frames[0].shape)
+
+        yield write
         if not frames:
             raise ValueError(f"video for {str(path)!r} has no frames")
         atomic_write(path, animation_bytes(frames, codec, fps, request, MARK))
@@ -144,6 +149,11 @@ class _Film:
         odd = self.codec == "libx264" and (width % 2 or height % 2)
         stream.pix_fmt = "yuv444p" if odd else "yuv420p"
         stream.options = {**_OPTIONS[self.codec], "crf": str(self.quality)}
+        try:
+            stream.codec_context.open()
+        except self.av.error.FFmpegError as error:
+            size = f"{height}x{width}"
+            raise ValueError(f"video of {size} can't be coded by {self.codec}") from error
         return stream
 
     def write(self, piece: torch.Tensor) -> None:
@@ -151,9 +161,7 @@ class _Film:
             height, width = frame.shape[:2]
             if self.stream is None:
                 self.stream = self._start(height, width)
-            if (height, width) != (self.stream.height, self.stream.width):
-                size = f"{self.stream.height}x{self.stream.width}"
-                raise ValueError(f"frame of {height}x{width} in a video of {size}")
+            _check_same(frame.shape, (self.stream.height, self.stream.width))
             picture = self.av.VideoFrame.from_ndarray(frame, format="rgb24")
             self.container.mux(self.stream.encode(picture))
 
@@ -165,6 +173,12 @@ class _Film:
     def close(self) -> None:
         if self.container is not None:
             self.container.close()
+
+
+def _check_same(shape: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    if shape[:2] != wanted[:2]:
+        size = f"{wanted[0]}x{wanted[1]}"
+        raise ValueError(f"frame of {shape[0]}x{shape[1]} in a video of {size}")
 
 
 def _frames(piece: torch.Tensor) -> np.ndarray:

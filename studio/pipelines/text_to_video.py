@@ -135,7 +135,8 @@ class TextToVideoPipeline(LongVideoPipeline):
             num_videos_per_prompt: 1 to 1024.
             num_frames: as many as the tokenizer's clips have when None; more are made in parts.
             num_layers: make and decode only so many layers, coarse first; all when None.
-            plan: of a clip in parts, make the coarse tokens of all first; the result is the same.
+            plan: of a clip in parts, make the coarse tokens of all first; the result is the same
+                with an autoregressive generator.
             guidance_scale, temperature, top_k, top_p, num_inference_steps: override the strategy's
                 options for this call; None leaves them. Steps are for masked generators.
             num_tokens: the same as `num_layers`, in tokens: whole layers.
