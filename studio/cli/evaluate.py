@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from studio.cli.reporting import Bar, check_call, finish, open_judges, processes
+from studio.cli.reporting import check_call, finish, measured, open_judges, processes
 from studio.cli.values import parse_options, whole, whole_option
 
 DEFAULT = "image"
@@ -83,7 +83,7 @@ def image(
     """Image tokenizers over a folder of pictures, beside JPEG, WebP and AVIF at equal bytes."""
     check_call(out, device, count=count, batch=batch, pictures=pictures)
     counts = None if tokens is None else _lengths(tokens)
-    names = None if codecs is None else [x for x in codecs.lower().split(",") if x != "none"]
+    names = _names(codecs)
 
     from studio.evaluation.image_report import ImageEvaluation
     from studio.evaluation.pictures import find_pictures
@@ -106,11 +106,7 @@ def image(
         shown=pictures,
         shard=shard,
     )
-    evaluation.check()
-    with Bar(quiet=not shard.is_main) as bar:
-        evaluation.progress = bar.update
-        report = evaluation.run()
-    finish(report, out, data=data)
+    finish(measured(evaluation), out, data=data)
 
 
 @app.command()
@@ -164,11 +160,7 @@ def generator(
         shown=pictures,
         shard=shard,
     )
-    evaluation.check()
-    with Bar(quiet=not shard.is_main) as bar:
-        evaluation.progress = bar.update
-        report = evaluation.run()
-    finish(report, out, data=Path(data))
+    finish(measured(evaluation), out, data=Path(data))
 
 
 @app.command()
@@ -214,7 +206,7 @@ def speech(
     if not 0.1 <= seconds <= 600:
         raise ValueError(f"--seconds {seconds:g} must lie between 0.1 and 600")
     names = models or ["speech"]
-    wanted = None if codecs is None else [x for x in codecs.lower().split(",") if x != "none"]
+    wanted = _names(codecs)
 
     from studio.evaluation.sound_judges import SoundJudges
     from studio.evaluation.sound_networks import open_all
@@ -243,10 +235,7 @@ def speech(
         data_notes=[spoken_note(spoken)] if data is None else [],
         shard=shard,
     )
-    evaluation.check()
-    with Bar(quiet=not shard.is_main) as bar:
-        evaluation.progress = bar.update
-        report = evaluation.run()
+    report = measured(evaluation)
     if report is not None and card is not None and folder is not None:
         typer.echo(f"wrote {write_speech_card(folder, card, codec=report)}")
     finish(report, out, data=data or Path("held-out sentences"))
@@ -281,7 +270,7 @@ def video(
 ) -> None:
     """Video tokenizers over clips, by layers, beside H.264 and VP9 at nearby bytes."""
     check_call(out, device, count=count, batch=batch, clips=clips)
-    wanted = None if codecs is None else [x for x in codecs.lower().split(",") if x != "none"]
+    wanted = _names(codecs)
 
     from studio.evaluation.clips import HELDOUT, find_clips, heldout_clips
     from studio.evaluation.i3d import I3D
@@ -308,11 +297,13 @@ def video(
         data_notes=[synthetic] if data is None else [],
         shard=shard,
     )
-    evaluation.check()
-    with Bar(quiet=not shard.is_main) as bar:
-        evaluation.progress = bar.update
-        report = evaluation.run()
-    finish(report, out, data=data or Path("held-out clips"))
+    finish(measured(evaluation), out, data=data or Path("held-out clips"))
+
+
+def _names(codecs: str | None) -> list[str] | None:
+    if codecs is None:
+        return None
+    return [name for name in codecs.lower().replace(" ", "").split(",") if name != "none"]
 
 
 def _lengths(text: str) -> list[int]:

@@ -7,6 +7,15 @@ from typing import Any
 import typer
 
 
+def measured(evaluation: Any) -> Any:
+    """The report of an evaluation, checked first and watched on the way; None on all processes but
+    the main one."""
+    evaluation.check()
+    with Bar(quiet=not evaluation.shard.is_main) as bar:
+        evaluation.progress = bar.update
+        return evaluation.run()
+
+
 def finish(report: Any, out: Path, *, data: Path) -> None:
     """Writes a report, prints its first table and where it is. Nothing where `report` is None: on
     all processes but the main one."""
