@@ -126,10 +126,17 @@ def watch(job: Job, *, key: str = "") -> None:
     panel()
 
 
-def job_here(*kinds: str) -> Job | None:
-    """The job in the page's address, when it is of one of these kinds."""
-    job = studio().queue.get(st.query_params.get("job", ""))
-    return job if job is not None and job.kind in kinds else None
+def job_here(*kinds: str, lasting: bool = True) -> Job | None:
+    """The job in the page's address, when it is of one of these kinds; back from another page,
+    which empties the address, the one that was `lasting`."""
+    last = f"last-{kinds[0]}"
+    for name in (st.query_params.get("job", ""), st.session_state.get(last, "")):
+        job = studio().queue.get(name)
+        if job is not None and job.kind in kinds:
+            if lasting:
+                st.query_params["job"] = st.session_state[last] = job.id
+            return job
+    return None
 
 
 def ended(snapshot: Snapshot) -> bool:

@@ -93,7 +93,7 @@ def from_checkpoint() -> None:
 
 
 st.title("Models", anchor=False)
-job = job_here("load", "fetch", "convert")
+job = job_here("load", "fetch", "convert", lasting=False)
 if job is not None and not job.finished:
     watch(job)
 elif job is not None and ended(job.snapshot()):

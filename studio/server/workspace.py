@@ -141,6 +141,8 @@ class Workspace:
             raise ValueError(
                 f"workspace {str(self.folder)!r} is in use by another studio app"
             ) from None
+        for leftover in (self.folder / "uploads").iterdir():  # of a server that was killed
+            leftover.unlink(missing_ok=True)
 
     def unlock(self) -> None:
         """Lets others in again."""

@@ -13,6 +13,11 @@ def test_a_race(visit, finish):
     assert list(table["way"]) == ["plain", "seed-jacobi", "masked"]
     assert list(table["check"])[1] == "the same tokens"
     assert len(app.image) == 6
+    app.query_params.clear()  # as a visit to another page does
+    app.switch_page("pages/gallery.py").run()
+    assert len(app.image) == 0
+    app.switch_page("pages/decoding.py").run()
+    assert len(app.image) == 6 and not app.exception
 
 
 def test_a_way_that_can_not_run_says_why(visit, finish):

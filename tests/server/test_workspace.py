@@ -120,7 +120,9 @@ def test_a_workspace_has_one_server(workspace, tmp_path):
     with pytest.raises(ValueError, match="in use by another"):
         other.lock()
     workspace.unlock()
+    (workspace.folder / "uploads" / "left.png").write_bytes(b"by a server that was killed")
     other.lock()
+    assert list((workspace.folder / "uploads").iterdir()) == []
     other.unlock()
 
 
