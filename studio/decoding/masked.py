@@ -7,8 +7,12 @@ a log-probability, and the number of tokens to mask counts from the tokens that 
 so that inpainting follows the same schedule. That number is taken row by row; the published code
 takes it from the first row, which is the same when all rows start alike. Left out on purpose: the
 published loop's exact random numbers, since ours are per sample and position.
+
+With `layer_by_layer`, a layout of several layers (HiTVideo's, coarse first) is filled one after the
+other: the loop runs on a layer's tokens, while those of finer ones stay masked.
 """
 
+import itertools
 import math
 
 import torch
@@ -56,7 +60,9 @@ class Masked(DecodingStrategy):
     """Fills all positions at every step and keeps the surest.
 
     Args:
-        num_steps: K.
+        num_steps: K, of all layers together.
+        layer_by_layer: fill the layout's segments in turn, each in its share of the steps; all
+            tokens at once when False.
         schedule: share of tokens left masked after each step: "cosine", "arccos" or "linear".
         temperature: of the drawn tokens; 0 takes the best.
         temperature_schedule: "constant", or "linear" or "cosine" going to 0 at the last step.
@@ -93,7 +99,9 @@ class Masked(DecodingStrategy):
         guidance_schedule: str = "constant",
         guidance_power: float = 1.0,
         guidance_interval: list[int] | None = None,
+        layer_by_layer: bool = False,
     ):
+        check_name("layer_by_layer", layer_by_layer, (True, False))
         check_number("num_steps", num_steps, 1, 10_000, whole=True)
         check_name("schedule", schedule, MASK_SCHEDULES)
         check_sampling(temperature, top_k, top_p, min_p)
@@ -111,6 +119,7 @@ class Masked(DecodingStrategy):
     def stream(self, run, layout, generators, *, given=None, keep=None, num_tokens=None):
         """As the base says; yields `Proposal`s. All tokens are made whatever `num_tokens` says,
         since an unordered network was not trained on sequences without an end; decode the prefix.
+        `layer_by_layer` makes the layers that `num_tokens` reaches into.
         """
         check_batch(run, layout, generators)
         steps = self.config.num_steps
@@ -118,29 +127,57 @@ class Masked(DecodingStrategy):
         tokens, known = check_given(
             given, keep, len(generators), layout.num_tokens, layout, run.device
         )
-        start = (~known).sum(dim=1)  # (B,)
-        for step in range(steps):
-            masked = (~known).sum(dim=1)  # (B,)
-            logits = run.fill(tokens, known, step=step, num_steps=steps)  # (B, N, V)
-            progress = (step + 1) / steps
-            drawn, confidence = self.draw(logits, known, keys, layout, step, progress)
-            drawn = torch.where(known, tokens, drawn)
-            count = self.num_masked(start, masked, progress)  # (B,)
-            known = known | ~surest_masked(confidence, known, count)
-            tokens = torch.where(known, drawn, 0)
-            yield Proposal(
-                tokens=tokens,
-                known=known,
-                final=known,
-                step=step + 1,
-                num_steps=steps,
-                passes=run.passes,
-                proposed=masked,
-                accepted=masked - (~known).sum(dim=1),
-                proposal=drawn,
-            )
-            if bool(known.all()):
+        done, layered = 0, self.config.layer_by_layer
+        for later, share in self._layers(layout, known):
+            start = (~known & ~later).sum(dim=1)  # (B,)
+            if bool(later.any()) and not bool(start.any()):  # all of the layer was given
+                done += share
+                continue
+            for step in range(share):
+                kept = known | later  # (B, N)
+                masked = (~kept).sum(dim=1)  # (B,)
+                logits = run.fill(tokens, known, step=step, num_steps=share)  # (B, N, V)
+                progress = (step + 1) / share
+                drawn, confidence = self.draw(logits, kept, keys, layout, step, progress)
+                drawn = torch.where(kept, tokens, drawn)
+                count = self.num_masked(start, masked, progress)  # (B,)
+                kept = kept | ~surest_masked(confidence, kept, count)
+                known = kept & (known | ~later)
+                tokens = torch.where(known, drawn, 0)
+                yield Proposal(
+                    tokens=tokens,
+                    known=known,
+                    final=known,
+                    step=done + step + 1,
+                    num_steps=steps,
+                    passes=run.passes,
+                    proposed=masked,
+                    accepted=masked - (~kept).sum(dim=1),
+                    proposal=drawn,
+                )
+                if bool(kept.all()):
+                    break
+            done += share
+            if bool(known.all()) or (layered and num_tokens and not later[num_tokens - 1]):
                 return
+
+    def _layers(self, layout, known: torch.Tensor) -> list[tuple[torch.Tensor, int]]:
+        """For every layer that is filled by itself: which tokens (N,) come after it, and its steps.
+
+        Raises:
+            ValueError: fewer steps than layers.
+        """
+        steps, segments = self.config.num_steps, layout.segments
+        places = torch.arange(layout.num_tokens, device=known.device)
+        if not self.config.layer_by_layer:
+            return [(places < 0, steps)]
+        if steps < len(segments):
+            raise ValueError(f"num_steps {steps} must be at least 1 for each of {len(segments)}")
+        shares = [
+            steps // len(segments) + (i < steps % len(segments)) for i in range(len(segments))
+        ]
+        ends = itertools.accumulate(segment.num_tokens for segment in segments)
+        return [(places >= end, share) for end, share in zip(ends, shares, strict=True)]
 
     def num_masked(
         self, start: torch.Tensor, masked: torch.Tensor, progress: float

@@ -25,7 +25,7 @@ from studio.layers.blocks import (
     swiglu_width,
 )
 from studio.layers.norms import RMSNorm
-from studio.layers.rope import rope_table
+from studio.layers.rope import layered_rope_table
 from studio.layers.token_embedding import TokenEmbedding, TokenHead
 from studio.outputs import TokenLayout
 
@@ -43,7 +43,8 @@ class MaskedTransformer(Generator):
             "pre" when None.
         norm: "post", BERT blocks (official weights); "pre", Llama blocks and a last norm.
         norm_eps: of all norms; 1e-12 for "post" and 1e-5 for "pre" when None.
-        rope: "1d" or "2d" (the layout's grid) rotary positions on top of the learned ones, or None.
+        rope: "1d", "2d" (the layout's grid) or "3d" (all grids of layers of video tokens, as in
+            `AutoregressiveTransformer`) rotary positions on top of the learned ones, or None.
         condition: "class", "text" or "features", see `AutoregressiveTransformer`.
         num_classes, num_condition_tokens, caption_dim, text_vocab_size, text_layers: their sizes.
         token_levels: levels of each digit of a code; None for one row a code.
@@ -92,15 +93,18 @@ class MaskedTransformer(Generator):
         super().__init__()
         if norm not in ("post", "pre"):
             raise ValueError(f"norm {norm!r} must be post or pre")
-        if rope not in (None, "1d", "2d"):
-            raise ValueError(f"rope {rope!r} must be 1d, 2d or null")
+        if rope not in (None, "1d", "2d", "3d"):
+            raise ValueError(f"rope {rope!r} must be 1d, 2d, 3d or null")
         if condition not in KINDS:
             raise ValueError(f"condition {condition!r} must be one of {tuple(KINDS)}")
         tokens = TokenLayout.from_dict(layout)
         self.num_tokens = tokens.num_tokens
         self.mask_id = tokens.vocab_size
         self.window = self.find_window()
-        self._rope_shape = tokens.segments[0].shape if rope == "2d" else (self.num_tokens,)
+        if rope == "3d" and any(s.codebooks > 1 or len(s.shape) != 3 for s in tokens.segments):
+            raise ValueError("rope '3d' needs grids of (t, h, w) with one codebook; take '1d'")
+        grids = tuple(s.shape for s in tokens.segments)
+        self._rope_shapes = {"2d": grids[:1], "3d": grids}.get(rope or "", ((self.num_tokens,),))
         classes = num_classes + 1 if condition == "class" else 0
         positions = self.num_tokens if position_tables else 0
         self.embeddings = TokenEmbedding(
@@ -198,8 +202,8 @@ class MaskedTransformer(Generator):
         """The rotary table of a prefix of S = `num_condition` rows and N tokens, (S + N, D / 2)."""
         if self.config.rope is None:
             return None
-        return rope_table(
-            self._rope_shape,
+        return layered_rope_table(
+            self._rope_shapes,
             self.config.dim // self.config.num_heads,
             base=self.config.rope_base,
             num_condition=num_condition,

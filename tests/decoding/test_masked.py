@@ -7,7 +7,7 @@ import torch
 from studio.decoding import masked
 from studio.decoding.masked import MASKGIT, Masked, surest_masked
 from studio.decoding.noise import CONFIDENCE, TOKEN, gumbel, place_noise, sample_keys, stream_state
-from studio.outputs import TokenLayout
+from studio.outputs import TokenLayout, TokenSegment
 from tests.decoding.toy_runs import UnorderedTable, last, random_table, seeded
 
 N, V = 16, 8
@@ -140,6 +140,33 @@ def test_the_draws_follow_the_distribution():
     assert ((counts - expected) ** 2 / expected).sum() < 24.3
 
 
+def test_layers_are_filled_in_turn():
+    """Finer layers stay masked until coarser ones are whole."""
+    sizes = (("coarse", (2, 1, 2)), ("fine", (2, 2, 3)))
+    layout = TokenLayout(tuple(TokenSegment(name, shape, V) for name, shape in sizes))
+    strategy = Masked(num_steps=7, layer_by_layer=True)
+
+    def states(**options):
+        run = UnorderedTable(tables(2))
+        return list(strategy.stream(run, layout, seeded(4, 5), **options)), run
+
+    made, run = states()
+    assert [s.step for s in made] == [1, 2, 3, 4, 5, 6, 7] and made[-1].known.all()
+    assert [call[3] for call in run.calls] == [4] * 4 + [3] * 3  # shares of the steps
+    assert not any(s.known[:, 4:].any() for s in made[:4]) and made[3].known[:, :4].all()
+    assert all(s.known[:, :4].all() for s in made[4:])
+    assert torch.equal(made[-1].tokens[:, :4], made[3].tokens[:, :4])
+    coarse, _ = states(num_tokens=4)
+    assert len(coarse) == 4 and torch.equal(coarse[-1].tokens, made[3].tokens)
+    given = {"given": made[-1].tokens, "keep": torch.arange(N) < 4}
+    rest, run = states(given=given["given"], keep=given["keep"].expand(2, -1))
+    assert len(rest) == len(run.calls) == 3 and rest[0].step == 5
+    assert torch.equal(rest[-1].tokens, made[-1].tokens)
+    with pytest.raises(ValueError, match="num_steps 1 must be at least 1 for each of 2"):
+        run = UnorderedTable(tables(1))
+        next(Masked(num_steps=1, layer_by_layer=True).stream(run, layout, seeded(4)))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -148,6 +175,7 @@ def test_the_draws_follow_the_distribution():
         ({"confidence": "x"}, "confidence 'x' must be one of log_prob, logit"),
         ({"confidence_noise": -1}, "confidence_noise -1"),
         ({"softmax_annealing": "yes"}, "softmax_annealing"),
+        ({"layer_by_layer": 2}, "layer_by_layer 2 must be"),
     ],
 )
 def test_bad_options_are_one_line(options, message):

@@ -79,6 +79,25 @@ def test_long_clips_come_in_parts(video, seeded):
     assert np.array_equal((array[0, 11] * 255).round(), np.asarray(out.frames[0][11]))
 
 
+def test_a_masked_generator_fills_layer_by_layer(video, words, seeded):
+    """With three-dimensional rotary positions; previews are sharper from layer to layer."""
+    torch.manual_seed(0)
+    network = toys.text_generator("masked", video.tokenizer, words, rope="3d")
+    pipe = studio.TextToVideoPipeline(
+        video.tokenizer, network, words, studio.Masked(num_steps=6, layer_by_layer=True)
+    )
+    pipe.set_progress_bar_config(disable=True)
+    *previews, last = pipe.stream("rocket", generator=seeded(1), preview_interval=2)
+    assert [(p.step, p.layers) for p in previews] == [(2, 1), (4, 2), (6, 3)]
+    coarse = pipe("rocket", generator=seeded(1), num_layers=1)
+    assert torch.equal(coarse.tokens, last.tokens[:, :4]) and coarse.stats.passes == 2
+    long = pipe("rocket", num_frames=17, generator=seeded(1), output_type="np")
+    assert long.frames.shape == (1, 17, 16, 16, 3)
+    layout = studio.TokenLayout((studio.TokenSegment("a", (2, 2), 12),)).to_dict()
+    with pytest.raises(ValueError, match="rope '3d' needs grids of"):
+        studio.MaskedTransformer(layout=layout, dim=16, num_layers=1, num_heads=2, rope="3d")
+
+
 def test_bad_calls(video):
     for options, words in (
         ({"num_frames": 0}, "num_frames 0 must be a whole number from 1"),
