@@ -21,13 +21,18 @@ def text_of(table: pd.DataFrame) -> str:
     """The editor's table as JSON lines, without empty cells."""
     lines, numbers = [], number_fields()
     for row in table.to_dict("records"):
-        kept = {k: v for k, v in row.items() if not pd.isna(v) and v != ""}
+        kept = {k: v for k, v in row.items() if not is_empty(v)}
         for name in kept:
             if name in numbers and numbers[name][0] is int:
                 kept[name] = int(kept[name])
         if kept:
             lines.append(json.dumps(kept, ensure_ascii=False, default=str))
     return "\n".join(lines) + "\n"
+
+
+def is_empty(value: object) -> bool:
+    """Whether a cell says nothing; lists, as options of decoding may be, always say something."""
+    return bool(pd.api.types.is_scalar(value) and (pd.isna(value) or value == ""))
 
 
 def new_batch() -> None:

@@ -32,16 +32,32 @@ class ConditionPrior(nn.Module):
         refined: how many leading tokens are followed by one that codes what rounding them left over
             (`PrefixTokenizer`); the two share their numbers, since what is left over jumps where
             the number does not.
+        gates: G, a divisor of `hidden`. 0 multiplies two vectors of `hidden` numbers. Otherwise the
+            hidden numbers are all products of G gates and `hidden` / G others: what is learned of
+            a look with one gate open (a motion) is there for the other gates too.
+
+    Raises:
+        ValueError: `gates` does not divide `hidden`.
     """
 
     def __init__(
-        self, dim: int, hidden: int, num_tokens: int, levels: list[int], *, refined: int = 0
+        self,
+        dim: int,
+        hidden: int,
+        num_tokens: int,
+        levels: list[int],
+        *,
+        refined: int = 0,
+        gates: int = 0,
     ):
         super().__init__()
+        if gates < 0 or (gates and hidden % gates):
+            raise ValueError(f"prior_gates {gates} must be 0 or a divisor of prior_dim {hidden}")
         self.levels, self.refined = list(levels), refined
         self.queries = nn.Parameter(torch.empty(QUERIES, dim))
         self.norm = nn.LayerNorm(QUERIES * dim)
-        self.factors = nn.Linear(QUERIES * dim, 2 * hidden)
+        self.widths = [gates, hidden // gates, hidden // gates] if gates else [hidden, hidden]
+        self.factors = nn.Linear(QUERIES * dim, sum(self.widths))
         self.out = nn.Linear(hidden, (num_tokens - refined) * (len(levels) + 1))
         self.centres = nn.Parameter(torch.empty(num_tokens, sum(levels)))
         self.bias = nn.Parameter(torch.empty(num_tokens, sum(levels)))
@@ -71,8 +87,11 @@ class ConditionPrior(nn.Module):
         if real is not None:
             scores = scores.masked_fill(~real.unsqueeze(-1), -1e4)
         pooled = scores.softmax(1).transpose(1, 2) @ rows  # (B, Q, D)
-        left, right = self.factors(self.norm(pooled.flatten(1))).chunk(2, dim=-1)
-        found = self.out(left * right).float().unflatten(-1, (-1, len(self.levels) + 1))
+        *gates, left, right = self.factors(self.norm(pooled.flatten(1))).split(self.widths, dim=-1)
+        joined = left * right
+        if gates:
+            joined = (gates[0].unsqueeze(-1) * joined.unsqueeze(-2)).flatten(1)  # (B, G * H)
+        found = self.out(joined).float().unflatten(-1, (-1, len(self.levels) + 1))
         return found[..., :-1], (1 + found[..., -1:] / 2).exp()
 
     def logits(self, numbers: torch.Tensor, sharpness: torch.Tensor) -> torch.Tensor:
@@ -138,4 +157,5 @@ def build_prior(config, num_tokens: int) -> ConditionPrior | SpeechPrior | None:
         num_tokens,
         config.token_levels,
         refined=config.prior_refined,
+        gates=config.prior_gates,
     )

@@ -32,6 +32,7 @@ from studio.rendering.store import ATTEMPTS, LEASE_SECONDS, Store
 logger = logging.getLogger(__name__)
 
 _MAX_WAIT = 1.0
+_PASSING = (OSError, MemoryError, RuntimeError)  # of loading a model, that may be over soon
 # A worker looks what the others did so often, and when it found so many jobs taken.
 _LOOK_SECONDS, _LOST = 2.0, 16
 # Errors of the disk that every other job would meet as well.
@@ -300,8 +301,9 @@ class Models:
         self._trace: TracebackType | None = None
 
     def try_load(self, job: Job, folder: str) -> None:
-        """Loads the model of a job, in place of another; an error is kept for `make`."""
-        if job.model == self.loaded:
+        """Loads the model of a job, in place of another; an error is kept for `make`. What may pass
+        (a share that is away, no memory) is tried anew for the next job."""
+        if job.model == self.loaded and not isinstance(self._error, _PASSING):
             return
         if self._pipe is not None:
             self._pipe = None

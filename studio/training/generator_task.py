@@ -42,6 +42,8 @@ class GeneratorTask:
 
     `requires.tokenizer` is the tokenizer's folder; `requires.start` the folder of a generator over
     the same tokens whose caption encoder and prior are taken over and kept as they are;
+    `requires.encoder` the folder of any generator whose caption encoder, and what its prior reads
+    from it, training goes on from (with `requires.captions` of that generator);
     `requires.captions` a folder with a caption tokenizer to share, otherwise one is learned from
     the data.
     """
@@ -94,6 +96,8 @@ class GeneratorTask:
             "num_condition_tokens": self.captions.max_length,
         }
         model = find_class(self.recipe.model["class"])(**config)
+        if "encoder" in self.recipe.requires:
+            _go_on_from(model, Path(self.recipe.requires["encoder"]))
         if "start" in self.recipe.requires:
             _take_over(model, Path(self.recipe.requires["start"]))
         return model
@@ -213,12 +217,25 @@ def _take_over(model: Generator, folder: Path) -> None:
     """Copies the caption encoder and the prior of another generator, to be kept as they are: small
     batches of the whole network would soon undo what large ones of the prior alone have learned.
     """
-    name = json.loads((folder / "config.json").read_text(encoding="utf-8"))["_class_name"]
-    other = find_class(name).from_pretrained(folder).float()
+    other = _load_generator(folder)
     model.conditioner.load_state_dict(other.conditioner.state_dict())
     model.prior.load_state_dict(other.prior.state_dict())
     for part in (model.conditioner, model.prior):
         part.requires_grad_(False)
+
+
+def _go_on_from(model: Generator, folder: Path) -> None:
+    """Copies what another generator, of whatever tokens, has learned of captions."""
+    other = _load_generator(folder)
+    model.conditioner.load_state_dict(other.conditioner.state_dict())
+    if model.prior is not None and other.prior is not None:
+        model.prior.queries.data.copy_(other.prior.queries)
+        model.prior.norm.load_state_dict(other.prior.norm.state_dict())
+
+
+def _load_generator(folder: Path) -> Any:
+    name = json.loads((folder / "config.json").read_text(encoding="utf-8"))["_class_name"]
+    return find_class(name).from_pretrained(folder).float()
 
 
 def _load_tokenizer(folder: str) -> Tokenizer:

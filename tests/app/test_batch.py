@@ -1,5 +1,6 @@
 """Batch: a table is kept, run, seen and run again."""
 
+import json
 import time
 
 from tests.app.conftest import by_label
@@ -43,6 +44,18 @@ def test_a_table_is_edited_again(visit, place):
         '{"prompt": "rocket", "seed": 3, "count": 1}\n',
         ".jsonl",
     )
+
+
+def test_what_was_not_edited_stays_as_it_was(visit, place):
+    """A seed beside a row without one, and an option that is a list."""
+    rows = [{"prompt": "a", "seed": 12, "option.levels": [1, 2]}, {"prompt": "b"}]
+    place.batches.save("night", "".join(json.dumps(row) + "\n" for row in rows), suffix=".jsonl")
+    app = visit("batch")
+    by_label(app.button, "Edit").click().run()
+    by_label(app.button, "Keep this table").click().run()
+    assert not app.exception and not app.error
+    text, _ = place.batches.text("night")
+    assert [json.loads(line) for line in text.splitlines()] == rows
 
 
 def test_mistakes_are_told(visit, place):

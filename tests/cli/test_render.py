@@ -1,6 +1,7 @@
 """`studio render`: a batch made, resumed and killed; failures told; wrong calls refused."""
 
 import json
+import logging
 import multiprocessing
 import os
 import random
@@ -16,6 +17,7 @@ from tests.rendering.killing import is_alive, kill, kill_all, workers_of
 pytestmark = pytest.mark.skipif(
     "forkserver" not in multiprocessing.get_all_start_methods(), reason="no fork on this system"
 )
+LOG = logging.getLogger(__name__)
 GRID = ["--grid", "prompt=red apple,rocket"]
 
 
@@ -226,7 +228,7 @@ def test_two_hundred_jobs_under_fire(forks, call, tiny_model, tmp_path):
     assert len(made) == len(set(keys)) == len(keys) == 200
     assert sorted(r["output"] for r in records) == sorted(made) and not (out / "failed").exists()
     again = sum(r["attempt"] > 1 for r in records)
-    print(f"{shots} workers and 3 commands killed in {seconds:.0f} s; {again} jobs tried again")
+    LOG.info("%d workers, 3 commands killed in %.0f s; %d jobs again", shots, seconds, again)
     assert same_alone(made, out, tiny_model)
 
 
@@ -271,7 +273,7 @@ def test_two_hundred_jobs_on_ray_under_fire(call, tiny_model, tmp_path):
         done = call("render", *args, "--engine", "ray", "--workers", 3, "--batch", 4)
     assert done.returncode == 0, done.stderr
     made = pictures(out)
-    print(f"{len(shots)} workers killed")
+    LOG.info("%d workers killed", len(shots))  # seen with --log-cli-level=INFO
     assert len(shots) >= 3 and len(made) == 200 and not (out / "failed").exists()
     assert same_alone(made, out, tiny_model)
     fails = call("render", *args, "--engine", "ray", "--address", "127.0.0.1:1", "--retry-failed")

@@ -137,6 +137,21 @@ def test_a_model_that_can_not_be_loaded(options_of, tiny_model, tmp_path):
     assert "was changed" in store.failure(failed[0].key)["error"]
 
 
+def test_a_model_that_can_not_be_loaded_for_a_while(options_of, tiny_model, monkeypatch):
+    """The next job tries again."""
+    plan = make_plan(read_grid(["prompt=a", "seed=0..3"]), models=[str(tiny_model)])
+    load, asked = Models._load, []
+
+    def away_at_first(self, job, folder):
+        asked.append(job)
+        if len(asked) == 1:
+            raise OSError("the share is away")
+        return load(self, job, folder)
+
+    monkeypatch.setattr(Models, "_load", away_at_first)
+    assert work(options_of(plan)) == 4 and len(asked) == 2
+
+
 def test_what_stands_in_the_way_fails_one_job(options_of, tiny_model, tmp_path):
     plan = make_plan(read_grid(["prompt=a,b", "seed=1"]), models=[str(tiny_model)])
     options = options_of(plan)
