@@ -324,6 +324,16 @@ class MotionClips:
         """The caption of an item, without drawing it."""
         return self.clip(index).caption
 
+    def still_caption(self, index: int) -> str:
+        """The caption of an item without its motion: what a picture of it would be called."""
+        clip = self.clip(index)
+        return clip.caption.replace(f" {clip.motion}", "", 1)
+
+    def motion(self, index: int) -> int:
+        """The place of an item's motion in `MOTIONS`, whose end `PASSING` is."""
+        motion = self.clip(index).motion
+        return MOTIONS.index(motion) if motion in MOTIONS else len(MOTIONS)
+
     def batch(self, start: int, count: int) -> tuple[torch.Tensor, list[str]]:
         """Clips (count, 3, T, size, size) and captions of `count` consecutive indices."""
         items = [self[i] for i in range(start, start + count)]

@@ -68,7 +68,8 @@ class AutoregressiveTransformer(Generator):
             `generators.prior`; 0 for none, as in all official networks. Of "speech" any other
             number means that what each token is told scores it.
         prior_refined: how many leading tokens are followed by one that refines them.
-        prior_gates: how many numbers open and close what the prior knows; 0 for none.
+        prior_gates, prior_look: how many ways (motions) there are for what the prior knows of a
+            look, and the look's width; 0 for none.
         position_tables: digit tables and digit maps of their own for every position (1D tokens).
         place_embedding: add a learned vector of its own to every token's (several layers, which the
             rotary angles don't tell apart).
@@ -112,6 +113,7 @@ class AutoregressiveTransformer(Generator):
         prior_dim: int = 0,
         prior_refined: int = 0,
         prior_gates: int = 0,
+        prior_look: int = 0,
         place_embedding: bool = False,
         token_dropout: float = 0.0,
         attention_dropout: float = 0.0,

@@ -52,7 +52,8 @@ class MaskedTransformer(Generator):
         prior_dim: width of a perceptron that scores all tokens from the caption alone, see
             `generators.prior`; 0 for none, as in all official networks.
         prior_refined: how many leading tokens are followed by one that refines them.
-        prior_gates: how many numbers open and close what the prior knows; 0 for none.
+        prior_gates, prior_look: how many ways (motions) there are for what the prior knows of a
+            look, and the look's width; 0 for none.
         position_tables: digit tables and digit maps of their own for every position (1D tokens).
         dropout, attention_dropout: while training.
         neighborhood: `{"kernel": 7, "stride": 1, "dilation": 1, "causal": false}`, each one value
@@ -82,6 +83,7 @@ class MaskedTransformer(Generator):
         prior_dim: int = 0,
         prior_refined: int = 0,
         prior_gates: int = 0,
+        prior_look: int = 0,
         condition: str = "class",
         num_classes: int = 1000,
         num_condition_tokens: int = 32,

@@ -12,6 +12,7 @@ purpose: any dependence between tokens.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 QUERIES = 4
@@ -32,12 +33,13 @@ class ConditionPrior(nn.Module):
         refined: how many leading tokens are followed by one that codes what rounding them left over
             (`PrefixTokenizer`); the two share their numbers, since what is left over jumps where
             the number does not.
-        gates: G, a divisor of `hidden`. 0 multiplies two vectors of `hidden` numbers. Otherwise the
-            hidden numbers are all products of G gates and `hidden` / G others: what is learned of
-            a look with one gate open (a motion) is there for the other gates too.
+        gates: G; 0 reads the numbers from the products themselves. Otherwise they are brought down
+            to a look of `look` numbers, and how a look becomes tokens is a matter of the gate that
+            is open (a motion): what is learned of a look with one gate is there for all.
+        look: R, width of the look.
 
     Raises:
-        ValueError: `gates` does not divide `hidden`.
+        ValueError: only one of `gates` and `look` is there.
     """
 
     def __init__(
@@ -49,16 +51,19 @@ class ConditionPrior(nn.Module):
         *,
         refined: int = 0,
         gates: int = 0,
+        look: int = 0,
     ):
         super().__init__()
-        if gates < 0 or (gates and hidden % gates):
-            raise ValueError(f"prior_gates {gates} must be 0 or a divisor of prior_dim {hidden}")
+        if (gates > 0) != (look > 0):
+            raise ValueError(f"prior_gates {gates} and prior_look {look} must both be 0 or neither")
         self.levels, self.refined = list(levels), refined
         self.queries = nn.Parameter(torch.empty(QUERIES, dim))
         self.norm = nn.LayerNorm(QUERIES * dim)
-        self.widths = [gates, hidden // gates, hidden // gates] if gates else [hidden, hidden]
-        self.factors = nn.Linear(QUERIES * dim, sum(self.widths))
-        self.out = nn.Linear(hidden, (num_tokens - refined) * (len(levels) + 1))
+        self.factors = nn.Linear(QUERIES * dim, 2 * hidden)
+        self.gates = nn.Linear(QUERIES * dim, gates) if gates else None
+        self.look = nn.Linear(hidden, look, bias=False) if gates else None
+        width = gates * (look + 1) if gates else hidden
+        self.out = nn.Linear(width, (num_tokens - refined) * (len(levels) + 1))
         self.centres = nn.Parameter(torch.empty(num_tokens, sum(levels)))
         self.bias = nn.Parameter(torch.empty(num_tokens, sum(levels)))
 
@@ -83,16 +88,27 @@ class ConditionPrior(nn.Module):
         self, rows: torch.Tensor, real: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows (B, S, D) to numbers (B, N - r, d) and sharpness (B, N - r, 1)."""
+        pooled = self.pooled(rows, real)
+        products = self.products(pooled)
+        if self.gates is not None and self.look is not None:
+            look = F.pad(self.look(products), (0, 1), value=1.0)  # (B, R + 1)
+            opened = self.gates(pooled).softmax(-1)  # (B, G)
+            products = (opened.unsqueeze(-1) * look.unsqueeze(-2)).flatten(1)  # (B, G (R + 1))
+        found = self.out(products).float().unflatten(-1, (-1, len(self.levels) + 1))
+        return found[..., :-1], (1 + found[..., -1:] / 2).exp()
+
+    def pooled(self, rows: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor:
+        """Rows (B, S, D) to what the queries find in them, (B, Q D)."""
         scores = rows @ self.queries.T  # (B, S, Q)
         if real is not None:
             scores = scores.masked_fill(~real.unsqueeze(-1), -1e4)
-        pooled = scores.softmax(1).transpose(1, 2) @ rows  # (B, Q, D)
-        *gates, left, right = self.factors(self.norm(pooled.flatten(1))).split(self.widths, dim=-1)
-        joined = left * right
-        if gates:
-            joined = (gates[0].unsqueeze(-1) * joined.unsqueeze(-2)).flatten(1)  # (B, G * H)
-        found = self.out(joined).float().unflatten(-1, (-1, len(self.levels) + 1))
-        return found[..., :-1], (1 + found[..., -1:] / 2).exp()
+        found = scores.softmax(1).transpose(1, 2) @ rows  # (B, Q, D)
+        return self.norm(found.flatten(1))
+
+    def products(self, pooled: torch.Tensor) -> torch.Tensor:
+        """What `pooled` gives, to products (B, hidden) of two of its features each."""
+        left, right = self.factors(pooled).chunk(2, dim=-1)
+        return left * right
 
     def logits(self, numbers: torch.Tensor, sharpness: torch.Tensor) -> torch.Tensor:
         """What `numbers` gives, to logits (B, N, E)."""
@@ -158,4 +174,5 @@ def build_prior(config, num_tokens: int) -> ConditionPrior | SpeechPrior | None:
         config.token_levels,
         refined=config.prior_refined,
         gates=config.prior_gates,
+        look=config.prior_look,
     )

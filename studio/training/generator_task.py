@@ -7,6 +7,7 @@ captions is dropped, for classifier-free guidance (2022, arXiv 2207.12598).
 
 import dataclasses
 import json
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,14 @@ from studio.generators.base import Generator
 from studio.generators.captions import CaptionTokenizer
 from studio.generators.conditioning import TextCondition
 from studio.layers.token_embedding import digit_basis
+from studio.media.files import atomic_folder
 from studio.registry import find_class
 from studio.tokenizers.base import Tokenizer
+from studio.training.prior_fit import fit_tokens, learn_looks
 from studio.training.recipe import Recipe
 from studio.training.tasks import export_model, step_generator, tile
 
+logger = logging.getLogger(__name__)
 FRAMES = 4  # of a clip on a sheet
 PARTS = 3  # of a batch that trains the prior
 
@@ -38,12 +42,14 @@ class GeneratorTask:
       `prior_batch` captions a step; 1 where the run makes a prior for others to start from.
     - `short`: share of steps on the first half of the tokens alone, where a network reads them in
       order.
+    - `fit`: with `requires.looks`, arguments of `prior_fit.learn_looks` and `clips`, how many are
+      solved for.
     - `sample`: arguments of the decoding strategy for the sheets.
 
     `requires.tokenizer` is the tokenizer's folder; `requires.start` the folder of a generator over
     the same tokens whose caption encoder and prior are taken over and kept as they are;
-    `requires.encoder` the folder of any generator whose caption encoder, and what its prior reads
-    from it, training goes on from (with `requires.captions` of that generator);
+    `requires.looks` the folder of a generator of pictures that first weights are made from, see
+    `prior_fit` (with `requires.captions` of that generator);
     `requires.captions` a folder with a caption tokenizer to share, otherwise one is learned from
     the data.
     """
@@ -96,11 +102,26 @@ class GeneratorTask:
             "num_condition_tokens": self.captions.max_length,
         }
         model = find_class(self.recipe.model["class"])(**config)
-        if "encoder" in self.recipe.requires:
-            _go_on_from(model, Path(self.recipe.requires["encoder"]))
+        if "looks" in self.recipe.requires:
+            model = self._fitted(model)
         if "start" in self.recipe.requires:
             _take_over(model, Path(self.recipe.requires["start"]))
         return model
+
+    def _fitted(self, model: Generator) -> Generator:
+        """The model with its first weights, which are kept in the run's folder."""
+        kept = self.folder / "fitted"
+        if not (kept / "config.json").exists():
+            options = {"clips": 4096, "steps": 2000, **self.options.get("fit", {})}
+            clips, data = options.pop("clips"), self.cache.dataset
+            teacher = _load_generator(Path(self.recipe.requires["looks"])).eval()
+            options["dropout"] = self.options["caption_dropout"]
+            learn_looks(model, teacher, data, self.captions, seed=self.recipe.seed, **options)
+            left = fit_tokens(model, data, self.cache, self.captions, count=clips)
+            logger.info("fitted: %.3f of the variance of unseen clips' digits is left", left)
+            with atomic_folder(kept) as temporary:
+                model.save_pretrained(temporary)
+        return _load_generator(kept)
 
     def batch(self, step: int, device: torch.device) -> dict[str, Any]:
         size = self.options["prior_batch"] if self._on_prior(step) else self.recipe.batch_size
@@ -222,15 +243,6 @@ def _take_over(model: Generator, folder: Path) -> None:
     model.prior.load_state_dict(other.prior.state_dict())
     for part in (model.conditioner, model.prior):
         part.requires_grad_(False)
-
-
-def _go_on_from(model: Generator, folder: Path) -> None:
-    """Copies what another generator, of whatever tokens, has learned of captions."""
-    other = _load_generator(folder)
-    model.conditioner.load_state_dict(other.conditioner.state_dict())
-    if model.prior is not None and other.prior is not None:
-        model.prior.queries.data.copy_(other.prior.queries)
-        model.prior.norm.load_state_dict(other.prior.norm.state_dict())
 
 
 def _load_generator(folder: Path) -> Any:

@@ -122,6 +122,24 @@ def test_it_carries_a_colour_over_to_objects_that_it_never_saw_in_it():
     assert error.mean() < 0.5 * by_chance.mean()
 
 
+def test_a_gate_says_how_a_look_becomes_tokens():
+    torch.manual_seed(0)
+    prior = ConditionPrior(8, 4, 6, LEVELS, gates=2, look=3)
+    prior.reset()
+    rows = torch.randn(3, 5, 8)
+    prior.gates.weight.data.zero_()
+    maps = prior.out.weight.view(-1, 2, 4)  # (N (d + 1), G, R + 1)
+    look = prior.look(prior.products(prior.pooled(rows, None)))  # (B, R)
+    for gate in range(2):
+        prior.gates.bias.data.copy_(torch.eye(2)[gate] * 50)
+        whole = look @ maps[:, gate, :3].T + maps[:, gate, 3] + prior.out.bias
+        numbers, sharpness = prior.numbers(rows, None)
+        assert torch.allclose(whole.view(3, 6, 3)[..., :2], numbers, atol=1e-5)
+        assert torch.allclose((1 + whole.view(3, 6, 3)[..., 2:] / 2).exp(), sharpness, atol=1e-5)
+    with pytest.raises(ValueError, match="prior_gates 2 and prior_look 0"):
+        ConditionPrior(8, 4, 6, LEVELS, gates=2)
+
+
 def test_padding_does_not_change_it(model):
     words = condition()
     short = TextCondition(ids=words.ids[:1, :2], mask=words.mask[:1, :2])
