@@ -129,12 +129,9 @@ class AutoregressiveTransformer(Generator):
         shapes = {"1d": ((self.num_tokens,),), "2d": (tokens.segments[0].shape,)}
         self._rope_shapes = shapes.get(rope, tuple(s.shape for s in tokens.segments))
         positions = self.num_tokens if position_tables else 0
+        places = self.num_tokens if place_embedding else 0
         self.embeddings = TokenEmbedding(
-            tokens.vocab_size,
-            dim,
-            levels=token_levels,
-            num_positions=positions,
-            num_places=self.num_tokens if place_embedding else 0,
+            tokens.vocab_size, dim, levels=token_levels, num_positions=positions, num_places=places
         )
         self.conditioner = build_embedder(self.config)
         self.layers = nn.ModuleList(
