@@ -138,7 +138,9 @@ def looks(model: Any, texts: list[str], captions: CaptionTokenizer) -> torch.Ten
 def _pooled(model, texts: list[str], captions, dropped: torch.Tensor | None = None):
     ids, mask = captions.encode(texts)
     length = max(1, int(mask.sum(1).max()))
-    condition = TextCondition(ids=ids[:, :length], mask=mask[:, :length], dropped=dropped)
+    condition = TextCondition(ids=ids[:, :length], mask=mask[:, :length])
+    if dropped is not None:
+        condition = condition.drop(dropped)
     return model.prior.pooled(*model.conditioner(condition))
 
 
