@@ -15,6 +15,7 @@ from studio.server.settings import described, settings_of_file
 from studio.server.studio import Studio, current
 
 POLL_SECONDS = 0.5
+INLINE = 2**18  # bytes of a picture that travels with the page
 TILE = 140  # pixels
 
 
@@ -41,7 +42,9 @@ def show(media: Picture | tuple[str, bytes], *, alt: str = "", width: int | str 
     """A picture, a sound or a clip, by its type."""
     mime, data = (media.mime, media.data) if isinstance(media, Picture) else media
     alt = alt or (media.alt if isinstance(media, Picture) else "")
-    if mime == "image/webp":  # an animation: anything but its address would be made a still
+    # As a file, a picture is gone with the page's next run, and a browser that is late finds
+    # nothing; an animation would be made a still.
+    if mime == "image/webp" or (mime.startswith("image/") and len(data) <= INLINE):
         st.image(f"data:{mime};base64,{b64encode(data).decode()}", width=width, alt=alt)
     elif mime.startswith("image/"):
         st.image(data, width=width, alt=alt, output_format="PNG")

@@ -9,7 +9,7 @@ import time
 import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-START, PATIENCE = 900, 600  # seconds: machines that are busy with other work are slow
+START, PATIENCE = 900, 120  # seconds: machines that are busy with other work are slow
 
 
 @pytest.fixture(scope="session")

@@ -46,6 +46,8 @@ def download(page, name):
 
 
 def test_generate_with_preview_reload_and_details(page, tmp_path):
+    page.get_by_label("Count").fill("24")  # one alone is there before a preview is
+    page.get_by_label("Count").press("Tab")
     generate(page, "red apple", 7)
     page.get_by_test_id("stProgress").first.wait_for()
     page.wait_for_url(re.compile("job="))
