@@ -45,7 +45,7 @@ def new_batch() -> None:
     )  # fmt: skip
     if upload is not None:
         suffix = ".csv" if upload.name.lower().endswith(".csv") else ".jsonl"
-        if st.button("Keep this table", type="primary", icon=":material/save:"):
+        if st.button("Keep this file", type="primary", icon=":material/save:"):
             text = failed(lambda: upload.getvalue().decode("utf-8"))
             if text is not None:
                 keep(name, text, suffix)

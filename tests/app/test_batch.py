@@ -13,7 +13,7 @@ def test_an_uploaded_table_is_run(visit, place):
     by_label(app.text_input, "Name").set_value("night").run()
     upload = by_label(app.file_uploader, "A jobs table")
     upload.set_value(("x.jsonl", ROWS.encode(), "application/json")).run()
-    by_label(app.button, "Keep this table").click().run()
+    by_label(app.button, "Keep this file").click().run()
     assert not app.exception and not app.error and place.batches.names() == ["night"]
     by_label(app.button, "Run").click().run()
     end = time.monotonic() + 240
@@ -63,6 +63,6 @@ def test_mistakes_are_told(visit, place):
     for name, data in (("x.jsonl", b"{"), ("x.csv", b"a,b\n1,2\n"), ("y.jsonl", b"\xff\xfe")):
         upload = by_label(app.file_uploader, "A jobs table")
         upload.set_value((name, data, "text/plain")).run()
-        by_label(app.button, "Keep this table").click().run()
+        by_label(app.button, "Keep this file").click().run()
         assert app.error and not app.exception
     assert place.batches.names() == []

@@ -127,7 +127,7 @@ def test_run_and_resume_a_batch(page, tmp_path):
     go(page, "Batch")
     page.get_by_label("Name").fill("walk")
     drop(page, "A jobs table", path)
-    page.get_by_role("button", name="Keep this table").click()
+    page.get_by_role("button", name="Keep this file").click()
     page.get_by_role("button", name="Run", exact=True).click()
     page.get_by_text(re.compile(r"[1-9]\d* of 24 done")).wait_for()
     page.get_by_role("button", name="Stop").click()
