@@ -72,6 +72,11 @@ def failed(call: Callable, *args, **options):
         return None
 
 
+def worked(call: Callable, *args, **options) -> bool:
+    """Whether a call went well; a mistake is shown in its own words."""
+    return failed(lambda: (call(*args, **options),)) is not None
+
+
 def settings_of_drop(key: str) -> bool:
     """A place to drop a file that was made here; True when one came whose settings wait, once, for
     the page Create."""

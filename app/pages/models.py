@@ -2,7 +2,7 @@
 
 import pandas as pd
 import streamlit as st
-from elements import ended, failed, job_here, owner, plain, studio, watch
+from elements import ended, failed, job_here, owner, plain, studio, watch, worked
 
 from studio.server import catalog
 from studio.server.media import KINDS
@@ -17,7 +17,7 @@ def table(entries: list) -> None:
             "generators": ", ".join(e.generators),
             "tokenizer": e.tokenizer,
             "MB": round(e.bytes / 1e6, 1),
-            "licence": catalog.card_values(e.folder).get("license", ""),
+            "licence": catalog.licence(e.folder),
             "from": e.origin,
         }
         for e in entries
@@ -59,8 +59,8 @@ def card(entries: list) -> None:
         if st.button("Load now", icon=":material/download_for_offline:"):
             submit(lambda job: bool(place.keeper.open(name)), "load", f"loading {name}")
         if entry.origin in ("workspace", "hub") and st.button("Remove", icon=":material/delete:"):
-            failed(place.keeper.remove, name)
-            st.rerun()
+            if worked(place.keeper.remove, name):
+                st.rerun()
     text = catalog.card_text(entry.folder)
     with st.container(border=True, height=420):
         st.markdown(text or "This model has no card.")

@@ -46,11 +46,10 @@ def models(
 
 def card_values(folder: Path) -> dict[str, Any]:
     """The front matter of a model's card (README.md); empty when there is none that reads."""
-    import yaml
+    from studio.media import front_matter
 
     try:
-        parts = (folder / "README.md").read_text(encoding="utf-8").split("---", 2)
-        values = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else None
-    except (OSError, ValueError, yaml.YAMLError):
+        text = (folder / "README.md").read_text(encoding="utf-8")
+    except (OSError, ValueError):
         return {}
-    return values if isinstance(values, dict) else {}
+    return front_matter.read(front_matter.split(text)[0])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.hub import bundled_names
+from studio.media import front_matter
 from studio.server.keeper import Keeper
 from studio.server.workspace import Workspace
 
@@ -25,19 +26,18 @@ def card_parts(folder: Path) -> tuple[str, str]:
             text = file.read(MAX_CARD)
     except (OSError, ValueError):
         return "", ""
-    parts = text.split("---", 2)
-    return (parts[1], parts[2]) if len(parts) == 3 and not parts[0].strip() else ("", text)
+    return front_matter.split(text)
 
 
 def card_values(folder: Path) -> dict[str, Any]:
-    """The front matter of a model's card."""
-    import yaml
+    """The short values in the front matter of a model's card, see `front_matter.read`."""
+    return front_matter.read(card_parts(folder)[0])
 
-    try:
-        values = yaml.safe_load(card_parts(folder)[0])
-    except (ValueError, yaml.YAMLError, RecursionError):
-        return {}
-    return values if isinstance(values, dict) else {}
+
+def licence(folder: Path) -> str:
+    """What a model's card names as its licence; "" when it names none."""
+    found = card_values(folder).get("license", "")
+    return ", ".join(found) if isinstance(found, list) else str(found)
 
 
 def card_text(folder: Path) -> str:
