@@ -6,6 +6,7 @@ ago, then first come.
 
 from __future__ import annotations
 
+import heapq
 import logging
 import threading
 import time
@@ -16,7 +17,8 @@ from studio.server.jobs import Job
 
 logger = logging.getLogger(__name__)
 MAX_QUEUED, MAX_OWNED = 200, 40
-_KEPT, _VALUES = 300, 16  # finished jobs that are remembered, and those of them with their value
+# Finished jobs that are remembered; those of them with their value, the urgent ones and the others.
+_KEPT, _VALUES = 300, 16
 
 
 class QueueFull(ValueError):
@@ -34,6 +36,7 @@ class JobQueue:
         self._jobs: dict[str, Job] = {}
         self._waiting: list[Job] = []
         self._served: dict[str, float] = {}
+        self._places: dict[str, int] | None = None  # how many come before each that waits
         self._changed = threading.Condition()
         self._closing = False
         self._first = first
@@ -56,6 +59,7 @@ class JobQueue:
                 raise QueueFull(f"{count} jobs wait already: try again when some are done")
             self._jobs[job.id] = job
             self._waiting.append(job)
+            self._places = None
             self._forget()
             self._changed.notify_all()
         return job
@@ -77,19 +81,16 @@ class JobQueue:
             job = self._jobs.get(name)
             if job in self._waiting:
                 self._waiting.remove(job)
+                self._places = None
         return job is not None and job.cancel()
 
     def ahead(self, name: str) -> int:
-        """How many jobs come before this one."""
+        """How many jobs come before this one. Costs nothing while the queue does not change."""
         with self._changed:
-            order, served = [], dict(self._served)
-            waiting = list(self._waiting)
-            while waiting:
-                job = self._next(waiting, served)
-                waiting.remove(job)
-                served[job.owner] = time.monotonic() + len(order)
-                order.append(job.id)
-            return order.index(name) + (self._running is not None) if name in order else 0
+            if self._places is None:
+                first = int(self._running is not None)
+                self._places = {job.id: i for i, job in enumerate(self._order(), first)}
+            return self._places.get(name, 0)
 
     def close(self, *, timeout: float = 10.0) -> None:
         """Cancels everything and ends the thread."""
@@ -102,9 +103,23 @@ class JobQueue:
             self._changed.notify_all()
         self._thread.join(timeout)
 
-    def _next(self, waiting: list[Job], served: dict[str, float]) -> Job:
-        ranks = [(not j.urgent, served.get(j.owner, 0.0) if j.owner else 0.0) for j in waiting]
-        return waiting[min(range(len(waiting)), key=lambda i: (ranks[i], i))]
+    def _order(self) -> list[Job]:
+        """The waiting jobs as they will be taken, if no other comes."""
+        order, served = [], dict(self._served)
+
+        def rank(job: Job) -> tuple[bool, float]:
+            return not job.urgent, served.get(job.owner, 0.0) if job.owner else 0.0
+
+        line = [(rank(job), i, job) for i, job in enumerate(self._waiting)]
+        heapq.heapify(line)
+        while line:
+            at, i, job = heapq.heappop(line)
+            if at != rank(job):  # its owner was served since
+                heapq.heappush(line, (rank(job), i, job))
+                continue
+            served[job.owner] = time.monotonic() + len(order)
+            order.append(job)
+        return order
 
     def _loop(self) -> None:
         if self._first is not None:
@@ -117,19 +132,27 @@ class JobQueue:
                 self._changed.wait_for(lambda: self._waiting or self._closing)
                 if self._closing:
                     return
-                job = self._next(self._waiting, self._served)
+                job = self._order()[0]
                 self._waiting.remove(job)
                 self._running, self._served[job.owner] = job, time.monotonic()
+                self._places = None
             job.run()
             with self._changed:
-                self._running = None
+                self._running, self._places = None, None
 
     def _forget(self) -> None:
-        """Lets go of the oldest finished jobs, and of values before that."""
+        """Lets go of values that nobody looks at any more, then of jobs without one: urgent ones,
+        which are small steps that somebody waited for, before others."""
         finished = [job for job in self._jobs.values() if job.finished]
-        for job in finished[: max(0, len(finished) - _VALUES)]:
-            job.value = None
-        for job in finished[: max(0, len(finished) - _KEPT)]:
+        for job in finished:
+            if job.urgent and job.read:
+                job.let_go()
+        for urgent in (True, False):
+            holding = [job for job in finished if job.urgent == urgent and job.holds]
+            for job in sorted(holding, key=lambda job: job.used)[:-_VALUES]:
+                job.let_go()
+        spare = sorted((job for job in finished if not job.holds), key=lambda job: not job.urgent)
+        for job in spare[: max(0, len(finished) - _KEPT)]:
             del self._jobs[job.id]
         if len(self._served) > 4 * _KEPT:
             self._served.clear()

@@ -129,9 +129,11 @@ class Job:
     ):
         self.id = secrets.token_hex(8)
         self.kind, self.title, self.owner, self.urgent = kind, title, owner, urgent
-        self.value, self.about = None, about
+        self.about = about
         self.created = time.time()
         self._work = work
+        self._value: Any = None
+        self._read, self._used = False, 0.0
         self._now = _Changing()
         self._changed = threading.Condition()
         self._asked = threading.Event()
@@ -187,6 +189,12 @@ class Job:
         """Whether it is done, failed or cancelled."""
         return self._now.state in FINISHED
 
+    @property
+    def value(self) -> Any:
+        """What the work gave; None before the end, and once the queue has let go of it."""
+        self._read, self._used = True, time.monotonic()
+        return self._value
+
     def snapshot(self) -> Snapshot:
         """The job as it is now."""
         with self._changed:
@@ -226,6 +234,25 @@ class Job:
 
     # --- for the queue ---------------------------------------------------------------------------
 
+    @property
+    def holds(self) -> bool:
+        """Whether it is over and still has its value."""
+        return self.finished and self._value is not None
+
+    @property
+    def read(self) -> bool:
+        """Whether somebody asked for the value since it is there."""
+        return self._read
+
+    @property
+    def used(self) -> float:
+        """When it ended, or somebody last asked for its value; on the clock `time.monotonic`."""
+        return self._used
+
+    def let_go(self) -> None:
+        """Forgets the value."""
+        self._value = None
+
     def _touch(self) -> None:
         self._now.version += 1
         self._changed.notify_all()
@@ -236,7 +263,7 @@ class Job:
             self._now.previews = () if state == DONE else self._now.previews
             self._now.share = 1.0 if state == DONE else self._now.share
             self._now.note = ""
-            self._ended = time.monotonic()
+            self._ended = self._used = time.monotonic()
             self._touch()
 
     def run(self) -> None:
@@ -247,7 +274,7 @@ class Job:
             self._now.state, self._started = RUNNING, time.monotonic()
             self._touch()
         try:
-            self.value = self._work(self)
+            self._value, self._read = self._work(self), False
             state, error = DONE, None
         except Cancelled:
             state, error = CANCELLED, None

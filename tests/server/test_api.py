@@ -208,3 +208,15 @@ def test_models_and_description(call):
 
     known = set(description["components"]["schemas"]["Request"]["properties"])
     assert known == set(Request.__dataclass_fields__)
+
+
+def test_a_long_queue_is_listed_at_once(call, place):
+    opened = threading.Event()
+    place.queue.submit(Job(lambda job: opened.wait(60), kind="gate", title="gate"))
+    for i in range(200):
+        place.queue.submit(Job(lambda job: None, kind="test", title="x", owner=f"owner {i % 5}"))
+    start = time.monotonic()
+    status, answer = call("GET", "/jobs")
+    assert status == 200 and time.monotonic() - start < 1
+    assert [job["ahead"] for job in answer["jobs"]] == list(range(200, 100, -1))
+    opened.set()

@@ -164,6 +164,37 @@ def test_old_jobs_are_forgotten_and_their_values_before_that(queue, monkeypatch)
     assert made[-1].value == 7 and made[3].value is None
 
 
+def test_small_steps_do_not_cost_the_value_that_they_belong_to(queue, monkeypatch):
+    monkeypatch.setattr(job_queue, "_KEPT", 6)
+    monkeypatch.setattr(job_queue, "_VALUES", 2)
+
+    def done(**options):
+        job = queue.submit(job_of(lambda job: "value", **options))
+        assert job.wait(timeout=10).state == "done"
+        return job
+
+    comparison, made = done(), done(owner="api")
+    steps = [done(urgent=True) for _ in range(3)]
+    for _ in range(20):  # somebody drags a slider
+        steps.append(done(urgent=True))
+        assert steps[-1].value == "value"
+    assert queue.get(comparison.id) is comparison and comparison.value == "value"
+    assert queue.get(made.id) is made and len(queue.jobs()) <= 7
+    done()
+    assert steps[-1].value is None and steps[1].value == steps[2].value == "value"
+    assert steps[0].value is None  # nobody asked for it, and others came
+    done()
+    assert comparison.value == "value" and made.value is None  # it was looked at last
+
+
+def test_places_of_a_long_queue_cost_little(queue, gate):
+    jobs = [queue.submit(job_of(len, owner=f"owner {i % 5}")) for i in range(200)]
+    start = time.monotonic()
+    assert [queue.ahead(job.id) for job in jobs] == list(range(1, 201))
+    queue.cancel(jobs[0].id)
+    assert queue.ahead(jobs[5].id) == 5 and time.monotonic() - start < 1
+
+
 def test_closing_cancels_everything(gate, queue):
     job = queue.submit(job_of(lambda job: 1))
     queue.close()
