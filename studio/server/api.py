@@ -128,7 +128,9 @@ def _shown(job: Job, studio: Studio) -> dict[str, Any]:
     place = f"/api/v1/jobs/{job.id}"
     shown = snapshot.to_dict() | {"ahead": studio.queue.ahead(job.id)}
     shown["results"] = [
-        {"id": name, "url": f"{place}/results/{i}"} for i, name in enumerate(snapshot.results)
+        {"id": name, "url": f"{place}/results/{i}"}
+        for i, name in enumerate(snapshot.results)
+        if name
     ]
     return shown
 
@@ -189,9 +191,11 @@ async def _cancel(call: Call, studio: Studio) -> Response:
 
 async def _result(call: Call, studio: Studio) -> Response:
     results, index = _job(call, studio).snapshot().results, call.path_params["index"]
-    if not (index.isascii() and index.isdigit() and len(index) < 6 and int(index) < len(results)):
-        raise HTTPException(404, f"the job has {len(results)} results so far")
-    item = studio.gallery.get(results[int(index)])
+    number = int(index) if index.isascii() and index.isdigit() and len(index) < 6 else len(results)
+    if number >= len(results) or not results[number]:
+        there = sum(1 for name in results if name)
+        raise HTTPException(404, f"the job has {there} results so far, and not this one")
+    item = studio.gallery.get(results[number])
     path = None if item is None else studio.gallery.path(item)
     if item is None or path is None or not path.is_file():
         raise HTTPException(410, "that result was deleted")

@@ -50,7 +50,8 @@ class Snapshot:
         left: seconds until it is done; None while that can't be told.
         seconds: since it was started; 0 before.
         previews: what is there so far.
-        results: ids of what it made, in order.
+        results: ids of what it made, in order; "" for one that is not there yet when a later one
+            is.
         error: one line, when it failed.
         version: rises with every change.
         created: seconds since the epoch.
@@ -88,7 +89,7 @@ class Snapshot:
             "note": self.note,
             "seconds_left": left,
             "seconds": round(self.seconds, 3),
-            "results": list(self.results),
+            "results": [name for name in self.results if name],
             "error": self.error,
             "created": round(self.created, 3),
         }
@@ -171,10 +172,14 @@ class Job:
             self._now.previews = tuple(previews)
             self._touch()
 
-    def add_result(self, name: str) -> None:
-        """Notes the id of something that was made."""
+    def add_result(self, name: str, *, place: int | None = None) -> None:
+        """Notes the id of something that was made, at its place among all results or else as the
+        next one."""
         with self._changed:
-            self._now.results.append(name)
+            results = self._now.results
+            place = len(results) if place is None else place
+            results += [""] * (place + 1 - len(results))
+            results[place] = name
             self._touch()
 
     # --- for those who look on -------------------------------------------------------------------

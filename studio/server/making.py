@@ -2,8 +2,9 @@
 
 A list of requests is one job: the samples of a prompt, the cells of a grid, the variations of a
 sentence. Each becomes one sample with a file of its own. What differs in words and seeds alone is
-made together, a few at a time; results never depend on that. Cancelling takes effect within a
-decoding step, and what was finished stays.
+made together, a few at a time, and what one model makes comes in a row, so that each is loaded
+once; results never depend on that, and stand in the order in which they were asked for. Cancelling
+takes effect within a decoding step, and what was finished stays.
 """
 
 from __future__ import annotations
@@ -77,30 +78,35 @@ def generation(
             job.report(done / len(samples))
 
     # A function of its own: nothing here holds a model while the next one is loaded.
-    def make(job: Job, batch: list[Request], start: float) -> None:
+    def make(job: Job, places: list[int], start: float) -> None:
+        batch = [samples[place] for place in places]
         first = batch[0]
         job.say(f"loading {first.model}")
         opened = keeper.open(first.model, first.generator)
         maker = _Maker(job, opened, batch, start, len(batch) / len(samples))
-        for request, media, output, stats in maker.make(workspace):
+        made = maker.make(workspace)
+        for place, (request, media, output, stats) in zip(places, made, strict=True):
             medium = opened.pipe.medium
             item = gallery.add(media, request, output, medium=medium, stats=stats)
-            job.add_result(item.id)
+            job.add_result(item.id, place=place)
 
     return work
 
 
-def _batches(samples: list[Request], keeper: Keeper) -> Iterator[list[Request]]:
-    """Neighbouring samples that can be made in one call, a few at a time."""
-    names = {request.model for request in samples}
-    sizes = {name: KINDS[keeper.find(name).medium].batch for name in names}
-    batch: list[Request] = []
-    for request in samples:
-        if batch and (len(batch) >= sizes[request.model] or _group(request) != _group(batch[0])):
-            yield batch
-            batch = []
-        batch.append(request)
-    yield batch
+def _batches(samples: list[Request], keeper: Keeper) -> Iterator[list[int]]:
+    """Places of samples that can be made in one call, a few at a time; all of one network come in
+    a row, networks and groups in the order in which they are first asked for."""
+    entries = {name: keeper.find(name) for name in {request.model for request in samples}}
+    networks: dict[tuple, dict[str, list[int]]] = {}
+    for place, request in enumerate(samples):
+        kind = request.generator or entries[request.model].generators[0]
+        groups = networks.setdefault((request.model, kind), {})
+        groups.setdefault(_group(request), []).append(place)
+    for (model, _), groups in networks.items():
+        size = KINDS[entries[model].medium].batch
+        for places in groups.values():
+            for start in range(0, len(places), size):
+                yield places[start : start + size]
 
 
 def _group(request: Request) -> str:

@@ -73,6 +73,27 @@ def test_a_grid_of_models_and_generators_is_one_job(place):
     assert place.keeper.loaded() == []
 
 
+def test_a_grid_loads_each_network_once_and_stays_in_order(place, monkeypatch):
+    load, loads = place.keeper._load, []
+    monkeypatch.setattr(place.keeper, "_load", lambda *a: loads.append(a[1]) or load(*a))
+    kinds = ("autoregressive", "masked", None)  # the default is the first
+    requests = [
+        Request(model="tiny", prompt="rocket", seed=seed, generator=kind)
+        for seed in range(4)
+        for kind in kinds
+    ]
+    job = place.generate(requests)
+    seen, snapshot = [], job.snapshot()
+    while not snapshot.finished:
+        seen.append(snapshot.results)
+        snapshot = job.wait(snapshot.version, timeout=60)
+    items = [place.gallery.get(name) for name in snapshot.results]
+    made = [(item.request["seed"], item.request.get("generator")) for item in items]
+    assert loads == ["autoregressive", "masked"], snapshot.error
+    assert made == [(request.seed, request.generator) for request in requests]
+    assert items[0].stats["batch"] == 4 and any("" in results for results in seen)
+
+
 def test_one_model_at_a_time_is_in_memory(place, monkeypatch):
     """The one before is gone when the next one of a job is loaded."""
     load, seen, alive = place.keeper._load, [], []
