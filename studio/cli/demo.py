@@ -26,11 +26,11 @@ PROMPTS = (
     "strawberry and lemon",
 )
 GROWING = ("red apple", "octopus on teal", "cat face on orange")
-CLIPS = (  # their motions are held out for none of these objects
+CLIPS = (  # no generator saw the last object with its motion
     "red apple moving left",
     "rocket moving up",
-    "octopus turning on teal",
-    "cat face bouncing on orange",
+    "pizza growing on teal",
+    "sunflower turning on purple",
 )
 SENTENCE = "three red apples and a blue bicycle"
 SPEAKERS = 3
