@@ -2,13 +2,15 @@
 
 import contextlib
 import json
+from collections.abc import Callable
 
 import pandas as pd
 import streamlit as st
-from elements import clock, failed, plain, show, studio
+from elements import clock, failed, plain, show, studio, worked
 
 from studio.pipelines.request import number_fields
 from studio.server.media import MIMES
+from studio.server.settings import seed_of
 
 POLL = 1.0
 START = [
@@ -18,10 +20,13 @@ START = [
 
 
 def text_of(table: pd.DataFrame) -> str:
-    """The editor's table as JSON lines, without empty cells."""
+    """The editor's table as JSON lines, without empty cells. Raises ValueError for a seed that is
+    none."""
     lines, numbers = [], number_fields()
     for row in table.to_dict("records"):
         kept = {k: v for k, v in row.items() if not is_empty(v)}
+        if "seed" in kept:
+            kept["seed"] = seed_of(str(kept["seed"]))
         for name in kept:
             if name in numbers and numbers[name][0] is int:
                 kept[name] = int(kept[name])
@@ -35,54 +40,76 @@ def is_empty(value: object) -> bool:
     return bool(pd.api.types.is_scalar(value) and (pd.isna(value) or value == ""))
 
 
+def editable(rows: list[dict]) -> pd.DataFrame:
+    """Rows as the editor's table. Seeds are text: numbers above 2^53 are not exact in a browser,
+    nor in a column with gaps."""
+    rows = [dict.fromkeys(START[0]) | row for row in rows]
+    for row in rows:
+        row["seed"] = None if is_empty(row["seed"]) else str(row["seed"])
+    return pd.DataFrame(rows).convert_dtypes().astype({"seed": "string"})
+
+
 def new_batch() -> None:
     """A table from nothing, or from a file."""
-    st.session_state.setdefault("batch-name", "batch-1")
+    state = st.session_state
+    if "batch-kept" in state:  # by the run before
+        st.toast(state.pop("batch-kept"), icon=":material/save:")
+        edit("")
+    edits = state.get("batch-edits", 0)
+    state.setdefault("batch-name", studio().batches.free_name())
     name = st.text_input("Name", max_chars=64, key="batch-name")
+    source = state.get("batch-source", "")
+    replace = bool(name) and name == source
+    if name in studio().batches.names() and not replace:
+        text = f"Replace {plain(name)}, which is here already"
+        replace = st.checkbox(text, key=f"batch-replace-{name}-{edits}")
     upload = st.file_uploader(
-        "A jobs table", type=["jsonl", "csv"], max_upload_size=8, key="batch-file",
+        "A jobs table", type=["jsonl", "csv"], max_upload_size=8, key=f"batch-file-{edits}",
         help="One job a line: prompt, seed, count, model, ... as for studio render",
     )  # fmt: skip
     if upload is not None:
         suffix = ".csv" if upload.name.lower().endswith(".csv") else ".jsonl"
         if st.button("Keep this file", type="primary", icon=":material/save:"):
-            text = failed(lambda: upload.getvalue().decode("utf-8"))
-            if text is not None:
-                keep(name, text, suffix)
+            keep(name, lambda: upload.getvalue().decode("utf-8"), suffix, replace=replace)
         return
-    source = st.session_state.get("batch-source", "")
     rows = failed(studio().batches.rows, source) if source else None
-    start = pd.DataFrame([dict.fromkeys(START[0]) | row for row in rows or START])
     names = [entry.name for entry in studio().keeper.entries() if entry.generates]
     table = st.data_editor(
-        start.convert_dtypes(), num_rows="dynamic", hide_index=True,
-        key=f"batch-table-{st.session_state.get('batch-edits', 0)}", alt="the jobs of the batch",
+        editable(rows or START), num_rows="dynamic", hide_index=True,
+        key=f"batch-table-{edits}", alt="the jobs of the batch",
         column_config={
             "prompt": st.column_config.TextColumn(width="medium", max_chars=1000),
-            "seed": st.column_config.NumberColumn(width="small", min_value=0, step=1),
+            "seed": st.column_config.TextColumn(width="small", validate=r"^\d{1,19}$"),
             "count": st.column_config.NumberColumn(width="small", min_value=1, step=1),
             "model": st.column_config.SelectboxColumn(options=names),
         },
     )  # fmt: skip
     if st.button("Keep this table", type="primary", icon=":material/save:"):
-        keep(name, text_of(table), ".jsonl")
+        keep(name, lambda: text_of(table), ".jsonl", replace=replace)
 
 
 def edit(name: str) -> None:
-    """Puts a batch's table into the editor; before its widgets are made."""
-    st.session_state["batch-source"] = st.session_state["batch-name"] = name
-    st.session_state["batch-edits"] = st.session_state.get("batch-edits", 0) + 1
-    st.session_state["batch-open"] = True
+    """Puts a batch's table into the editor, or with "" a new one; before its widgets are made."""
+    state = st.session_state
+    state["batch-source"] = name
+    state["batch-name"] = name or studio().batches.free_name()
+    state["batch-edits"] = state.get("batch-edits", 0) + 1
+    state["batch-open"] = bool(name)
 
 
-def keep(name: str, text: str, suffix: str) -> None:
+def keep(name: str, text: Callable[[], str], suffix: str, *, replace: bool) -> None:
     """Keeps a table and turns to it."""
-    count = failed(studio().batches.save, name, text, suffix=suffix)
+
+    def save() -> int:
+        return studio().batches.save(name, text(), suffix=suffix, replace=replace)
+
+    count = failed(save)
     if count is not None:
-        st.query_params["batch"] = name
-        st.session_state["batch-chosen"] = name
-        st.session_state["batch-open"] = False
-        st.toast(f"{count} jobs are kept as {name}.", icon=":material/save:")
+        state = st.session_state
+        st.query_params["batch"] = state["batch-chosen"] = name
+        state["batch-open"] = False
+        state["batch-kept"] = f"{count} jobs are kept as {name}."
+        st.rerun()
 
 
 def progress(name: str) -> None:
@@ -113,15 +140,19 @@ def progress(name: str) -> None:
             standing = batches.standing(name)
             word = "Resume" if standing.total and not standing.finished else "Run"
             if st.button(word, type="primary", icon=":material/play_arrow:"):
-                failed(batches.start, name)
-                st.rerun()
+                start(name)
             if standing.failed and st.button("Try failed jobs again"):
-                failed(batches.start, name, retry_failed=True)
-                st.rerun()
+                start(name, retry_failed=True)
     panel()
     failures = batches.failures(name)
     if failures:
         st.dataframe(pd.DataFrame(failures), hide_index=True, alt="jobs that failed, and why")
+
+
+def start(name: str, **options) -> None:
+    """Runs a batch, and the page anew to watch it."""
+    if worked(studio().batches.start, name, **options):
+        st.rerun()
 
 
 def newest(name: str) -> None:

@@ -58,9 +58,10 @@ def card(entries: list) -> None:
     with st.container(horizontal=True):
         if st.button("Load now", icon=":material/download_for_offline:"):
             submit(lambda job: bool(place.keeper.open(name)), "load", f"loading {name}")
-        if entry.origin in ("workspace", "hub") and st.button("Remove", icon=":material/delete:"):
-            if worked(place.keeper.remove, name):
-                st.rerun()
+        ours = entry.origin in ("workspace", "hub")
+        pressed = ours and st.button("Remove", icon=":material/delete:")
+        if pressed and worked(place.keeper.remove, name):
+            st.rerun()
     text = catalog.card_text(entry.folder)
     with st.container(border=True, height=420):
         st.markdown(text or "This model has no card.")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import functools
 import io
+import itertools
 import json
 import logging
 import threading
@@ -103,26 +104,38 @@ class Batches:
         folders = [p for p in folders if self._table(p) is not None]
         return [p.name for p in sorted(folders, key=lambda p: p.stat().st_mtime, reverse=True)]
 
-    def save(self, name: str, text: str, *, suffix: str = ".jsonl") -> int:
-        """Keeps a jobs table under a name, in place of one of that name. Returns how many rows.
+    def free_name(self) -> str:
+        """The first of `batch-1`, `batch-2`, ... that is not taken."""
+        taken = {name.lower() for name in self.names()}
+        return next(n for n in (f"batch-{i}" for i in itertools.count(1)) if n not in taken)
+
+    def save(self, name: str, text: str, *, suffix: str = ".jsonl", replace: bool = False) -> int:
+        """Keeps a jobs table under a name. Returns how many rows.
+
+        Args:
+            replace: take the place of a table of that name.
 
         Raises:
-            ValueError: one line: a name that can't be, a row that is wrong, a batch that runs.
+            ValueError: one line: a name that can't be or is taken, a row that is wrong, a batch
+                that runs.
         """
         folder = self._workspace.place("batches", name)
         if suffix not in SUFFIXES:
             raise ValueError(f"table {suffix!r} must be one of {', '.join(SUFFIXES)}")
         if len(text.encode()) > MAX_TABLE:
             raise ValueError(f"table of {len(text.encode())} bytes is more than {MAX_TABLE}")
-        if self.standing(name).running:
-            raise ValueError(f"batch {name!r} is running: stop it first")
         with self._workspace.uploaded(f"jobs{suffix}", text.encode() or b"\n") as path:
             wanted = read_jobs(path)
         self._check(wanted)
-        for other in SUFFIXES:
-            (folder / f"jobs{other}").unlink(missing_ok=True)
-        atomic_write(folder / f"jobs{suffix}", text)
-        (folder / _STATE).unlink(missing_ok=True)
+        with self._lock:
+            if not replace and self._table(folder) is not None:
+                raise ValueError(f"batch {name!r} is here already: choose another name")
+            if self.running() == name:
+                raise ValueError(f"batch {name!r} is running: stop it first")
+            for other in SUFFIXES:
+                (folder / f"jobs{other}").unlink(missing_ok=True)
+            atomic_write(folder / f"jobs{suffix}", text)
+            (folder / _STATE).unlink(missing_ok=True)
         return len(wanted)
 
     def text(self, name: str) -> tuple[str, str]:

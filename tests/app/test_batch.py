@@ -3,7 +3,7 @@
 import json
 import time
 
-from tests.app.conftest import by_label
+from tests.app.conftest import by_label, words
 
 ROWS = '{"model": "tiny", "prompt": "red apple", "seed": 1, "count": 2}\n'
 
@@ -66,3 +66,39 @@ def test_mistakes_are_told(visit, place):
         by_label(app.button, "Keep this file").click().run()
         assert app.error and not app.exception
     assert place.batches.names() == []
+
+
+def test_nobody_replaces_anothers_table(visit, place):
+    first, second = visit("batch"), visit("batch")
+    by_label(first.button, "Keep this table").click().run()
+    text, _ = place.batches.text("batch-1")
+    upload = by_label(second.file_uploader, "A jobs table")
+    upload.set_value(("x.jsonl", ROWS.encode(), "application/json")).run()
+    by_label(second.button, "Keep this file").click().run()
+    assert any("is here already" in words(error) for error in second.error)
+    assert place.batches.text("batch-1")[0] == text
+    by_label(second.checkbox, "Replace batch\\-1, which is here already").check().run()
+    by_label(second.button, "Keep this file").click().run()
+    assert not second.error and place.batches.text("batch-1")[0] == ROWS
+    assert by_label(second.text_input, "Name").value == "batch-2"
+    assert by_label(visit("batch").text_input, "Name").value == "batch-2"
+
+
+def test_seeds_keep_all_their_digits(visit, place):
+    rows = [{"prompt": "a", "seed": 2**63 - 1}, {"prompt": "b"}, {"prompt": "c", "seed": 2**53 + 1}]
+    place.batches.save("night", "".join(json.dumps(row) + "\n" for row in rows))
+    app = visit("batch")
+    by_label(app.button, "Edit").click().run()
+    by_label(app.button, "Keep this table").click().run()
+    assert not app.exception and not app.error
+    text, _ = place.batches.text("night")
+    assert [json.loads(line) for line in text.splitlines()] == rows
+
+
+def test_why_a_batch_does_not_run_is_told(visit, place, monkeypatch):
+    place.batches.save("night", ROWS)
+    app = visit("batch")
+    monkeypatch.setattr(place.batches, "running", lambda: "another")
+    by_label(app.button, "Run").click().run()
+    assert any("'another' is running" in words(error) for error in app.error)
+    assert not app.exception and place.batches.standing("night").total == 0

@@ -32,7 +32,7 @@ def test_a_batch_is_run_stopped_and_resumed(place):
     with pytest.raises(ValueError, match="is running"):
         batches.start("night")
     with pytest.raises(ValueError, match="stop it first"):
-        batches.save("night", table(1))
+        batches.save("night", table(1), replace=True)
     wait(batches, "night", until=lambda now: now.done > 0)
     batches.stop()
     stopped = wait(batches, "night")
@@ -64,6 +64,17 @@ def test_results_are_in_the_gallery_too(place):
     place.batches.start("night")
     assert wait(place.batches, "night").done == 2 and len(place.gallery) == 1
     assert len(place.batches.results("night")) == 2
+
+
+def test_a_table_is_replaced_only_when_that_is_wanted(place):
+    assert place.batches.free_name() == "batch-1"
+    place.batches.save("batch-1", table(2))
+    assert place.batches.free_name() == "batch-2"
+    with pytest.raises(ValueError, match="'batch-1' is here already"):
+        place.batches.save("batch-1", "prompt\nrocket\n", suffix=".csv")
+    assert place.batches.text("batch-1")[0] == table(2)
+    assert place.batches.save("batch-1", table(1), replace=True) == 1
+    assert place.batches.text("batch-1")[0] == table(1)
 
 
 def test_tables_as_rows(place):
