@@ -2,6 +2,7 @@
 
 import re
 import secrets
+import time
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 
@@ -15,6 +16,7 @@ from studio.server.settings import described, settings_of_file
 from studio.server.studio import Studio, current
 
 POLL_SECONDS = 0.5
+PATIENCE = 60  # seconds that somebody waits for a small step
 INLINE = 2**18  # bytes of a picture that travels with the page
 TILE = 140  # pixels
 
@@ -132,6 +134,30 @@ def watch(job: Job, *, key: str = "") -> None:
                     show(picture, width=wide)
 
     panel()
+
+
+def small_step(work: Callable, *, kind: str, title: str):
+    """What quick work gives, which goes before other jobs and is waited for here; None when it gave
+    nothing, with the reason shown. It is cancelled when nobody waits for it any more: it took too
+    long, a slider was moved on, the page was left."""
+    queue = studio().queue
+    job = failed(studio().run, work, kind=kind, title=title, owner=owner(), urgent=True)
+    if job is None:
+        return None
+    try:
+        with st.spinner(title):
+            line, until = st.empty(), time.monotonic() + PATIENCE
+            end = job.wait(timeout=POLL_SECONDS)
+            while not end.finished and time.monotonic() < until:
+                line.caption(status(end, queue.ahead(job.id)))  # ends this run if another waits
+                end = job.wait(timeout=POLL_SECONDS)
+    finally:
+        late = queue.cancel(job.id)
+    if late:
+        st.error("The queue is busy; try again when its jobs are done.")
+    elif end.error:
+        st.error(plain(end.error))
+    return job.value
 
 
 def job_here(*kinds: str, lasting: bool = True) -> Job | None:

@@ -3,13 +3,11 @@
 import altair as alt
 import pandas as pd
 import streamlit as st
-from elements import ended, failed, job_here, owner, plain, show, studio, watch
+from elements import ended, failed, job_here, owner, show, small_step, studio, watch
 
 from studio.server import codecs, coding
 from studio.server.measuring import common
 from studio.server.media import KINDS, kind_of_file
-
-PATIENCE = 60  # seconds that a slider waits
 
 
 def begin(upload, models: list[str]) -> None:
@@ -35,14 +33,7 @@ def decoded(coded: coding.Coded, count: int):
     def work(job):
         return coding.decode(place.keeper.open_tokenizer(coded.name), coded, count)
 
-    job = failed(place.run, work, kind="prefix", title="a prefix", owner=owner(), urgent=True)
-    if job is None:
-        return None
-    with st.spinner("decoding"):
-        end = job.wait(timeout=PATIENCE)
-    if end.error or not end.finished:
-        st.error(plain(end.error or "The queue is busy; try again when its jobs are done."))
-    return job.value
+    return small_step(work, kind="prefix", title="a prefix")
 
 
 def figures(coded: coding.Coded, count: int) -> None:

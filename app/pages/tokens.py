@@ -4,12 +4,11 @@ import io
 
 import pandas as pd
 import streamlit as st
-from elements import ended, failed, job_here, owner, plain, show, studio, watch
+from elements import ended, failed, job_here, owner, show, small_step, studio, watch
 
 from studio.server import coding, token_view
 from studio.server.jobs import Picture
 
-PATIENCE = 60
 WIDTH = 256
 
 
@@ -29,18 +28,6 @@ def encoded(name: str, upload) -> tuple:
         opened = place.keeper.open_tokenizer(name)
         coded = coding.encode(opened, path)
         return opened, coded.tokens, coded.original
-
-
-def wait_for(work, title: str):
-    """What quick work gives; None when it failed, with the reason shown."""
-    job = failed(studio().run, work, kind="tokens", title=title, owner=owner(), urgent=True)
-    if job is None:
-        return None
-    with st.spinner(title):
-        end = job.wait(timeout=PATIENCE)
-    if end.error or not end.finished:
-        st.error(plain(end.error or "The queue is busy; try again when its jobs are done."))
-    return job.value
 
 
 def open_up(name: str, upload) -> None:
@@ -143,7 +130,7 @@ def swap(name: str) -> None:
         shown = [token_view.decoded(opened, t, text) for t, text in zip(mixed, alts, strict=True)]
         return shown, token_view.to_file(opened, mixed[0]), token_view.shape_of(opened, a)
 
-    value = wait_for(work, "swapping")
+    value = small_step(work, kind="tokens", title="swapping")
     if value is None:
         return
     shown, file, found = value
@@ -166,7 +153,7 @@ def open_file(name: str) -> None:
     if upload is None:
         st.caption("A picture that was downloaded as tokens opens again, bit for bit.")
         return
-    value = wait_for(lambda job: encoded(name, upload)[2], "opening")
+    value = small_step(lambda job: encoded(name, upload)[2], kind="tokens", title="opening")
     if isinstance(value, Picture):
         show(value, width=WIDTH)
         st.download_button("Download as PNG", io.BytesIO(value.data), file_name="picture.png")

@@ -1,9 +1,12 @@
 """Reconstruct: several tokenizers side by side, the slider, the curves, refusals."""
 
+import threading
+
 import pytest
 
 from studio.evaluation import sound_codecs, video_codecs
 from studio.media import sound_quality
+from studio.server.jobs import Job
 from tests import toys
 from tests.app.conftest import by_label, words
 from tests.app.pictures import gif, png, wav
@@ -37,6 +40,30 @@ def test_the_slider_decodes_a_prefix(visit, place, finish):
     by_label(app.select_slider, "Tokens").set_value(3).run()
     assert not app.exception and 3 in coded.shown
     assert any("3 tokens" in words(caption) for caption in app.caption)
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_a_step_that_nobody_waits_for_is_cancelled(visit, place, finish, monkeypatch, left):
+    """The queue is busy for too long, or the visitor leaves while it is."""
+    import elements  # pyright: ignore[reportMissingImports] # as the pages find it
+
+    app = drop(visit("reconstruct"))
+    finish(app)
+    coded = place.queue.jobs()[-1].value.coded[0]
+    coded.shown.pop(3, None)
+    opened = threading.Event()
+    place.queue.submit(Job(lambda job: opened.wait(60), kind="gate", title="gate"))
+    slider = by_label(app.select_slider, "Tokens").set_value(3)
+    if left:
+        with pytest.raises(RuntimeError, match="timed out"):
+            slider.run(timeout=1)
+    else:
+        monkeypatch.setattr(elements, "PATIENCE", 0.1)
+        slider.run()
+        assert any("busy" in words(error) for error in app.error)
+    step = place.queue.jobs()[0]
+    assert step.kind == "prefix" and step.wait(timeout=10).state == "cancelled"
+    opened.set()
 
 
 def test_what_is_no_picture_is_refused_in_words(visit, finish):
