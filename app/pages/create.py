@@ -3,7 +3,18 @@
 import re
 
 import streamlit as st
-from elements import ended, failed, owner, plain, settings_of_drop, status, studio, tiles, watch
+from elements import (
+    ended,
+    failed,
+    owner,
+    plain,
+    settings_of_drop,
+    status,
+    studio,
+    tiles,
+    watch,
+    worked,
+)
 
 from studio.pipelines.request import number_fields
 from studio.server import catalog, settings
@@ -30,17 +41,30 @@ def restore(request: dict) -> None:
     state = st.session_state
     for key in KEYS:
         state[f"make-{key}"] = request.get(key, SLIDERS.get(key))
-    names = [entry.name for entry in studio().keeper.entries() if entry.generates]
-    if request.get("model") not in names:
-        st.toast(
-            f"The model {plain(str(request.get('model')))} is not here; another one is chosen."
-        )
-        state["make-model"] = names[0] if names else None
+    entries = {entry.name: entry for entry in studio().keeper.entries() if entry.generates}
+    name = request.get("model")
+    if name not in entries:
+        st.toast(f"The model {plain(str(name))} is not here; another one is chosen.")
+        state["make-model"] = next(iter(entries), None)
+    else:
+        here = settings.other_revision(entries[name], request.get("revision"))
+        if here is not None:
+            st.toast(
+                f"This was made by revision {plain(request['revision'])} of {plain(name)}, and "
+                f"here is {plain(here[:12])}: the result may differ.",
+                icon=":material/warning:",
+            )
     state["make-prompt"] = request.get("prompt") or str(request.get("class_label", ""))
     state["make-seed"] = str(request.get("seed", 0))
     state["make-count"] = request.get("count", 1)
     state["make-options"] = settings.options_text(request.get("decoding_options", {}))
-    state["make-input"] = request.get("input")
+    start_with(request.get("input"))
+
+
+def start_with(name: str | None) -> None:
+    """Begins with a picture that is here, or with none, in place of one that was uploaded."""
+    st.session_state["make-input"] = name
+    st.session_state["make-starts"] = st.session_state.get("make-starts", 0) + 1
 
 
 def from_preset() -> None:
@@ -115,8 +139,11 @@ def sampling(entry: Entry, kind: str | None) -> dict:
                 st.number_input, "num_inference_steps", "Steps", min_value=1, max_value=10_000,
                 value=None, placeholder=OWN,
             )  # fmt: skip
-    if kind == "autoregressive":
-        texts = settings.modes_text()
+    texts = settings.modes_text() if kind == "autoregressive" else {}
+    held = st.session_state.get("make-decoding")
+    if held in settings.strategies(kind):
+        texts[held] = "with the options below"
+    if texts:
         values["decoding"] = field(
             st.selectbox, "decoding", "Decoding", options=list(texts), index=None,
             placeholder="the same tokens as fast as this machine can",
@@ -158,7 +185,7 @@ def start_picture(entry: Entry) -> dict:
         "A picture to vary" if entry.medium == "image" else "The first frame",
         type=["png", "jpg", "jpeg", "webp"],
         max_upload_size=32,
-        key="make-start",
+        key=f"make-start-{st.session_state.get('make-starts', 0)}",
     )
     name = st.session_state.get("make-input")
     if upload is not None:
@@ -170,9 +197,9 @@ def start_picture(entry: Entry) -> dict:
         st.image(studio().workspace.input_path(name).read_bytes(), width=96, alt="where it begins")
     except ValueError:
         st.warning("The picture that this was made from is not here; upload it again.")
-    if st.button("Without it", icon=":material/close:", type="tertiary"):
-        st.session_state["make-input"] = None
-        st.rerun()
+    st.button(
+        "Without it", icon=":material/close:", type="tertiary", on_click=start_with, args=(None,)
+    )
     values: dict = {"input": name}
     if entry.medium == "image":
         values["strength"] = field(
@@ -213,8 +240,9 @@ def keep_presets(request_values: dict) -> None:
         name = st.text_input("Keep these settings as", key="make-preset-name")
         if st.button("Keep", key="make-preset-keep") and name:
             request = failed(request_from, request_values)
-            if request is not None:
-                failed(settings.keep_preset, studio().workspace, name, request)
+            if request is not None and worked(
+                settings.keep_preset, studio().workspace, name, request
+            ):
                 st.rerun()
         chosen = st.session_state.get("make-preset")
         if chosen and chosen not in settings.BUILT_IN and st.button("Drop"):

@@ -13,8 +13,11 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from studio.decoding.modes import EXACT, FAITHFUL, LOSSY, MODES, PLAIN
-from studio.pipelines.request import MAX_SEED, Request
+from studio.hub import fingerprint
+from studio.pipelines.request import MAX_SEED, MAX_TEXT, Request
+from studio.registry import CLASSES
 from studio.rendering.jobs import OPTION, read_grid
+from studio.server.keeper import Entry
 from studio.server.making import MAX_SAMPLES
 from studio.server.media import read_request
 from studio.server.workspace import Workspace
@@ -31,6 +34,7 @@ SAMPLING = (
 AXES = {
     "seed": "Seed",
     "prompt": "Prompt",
+    "class_label": "Class",
     "guidance_scale": "Guidance",
     "temperature": "Temperature",
     "top_k": "Top k",
@@ -78,24 +82,45 @@ def seed_of(text: str) -> int:
 
 
 def options_of(text: str) -> dict[str, Any]:
-    """Options of a strategy from `min_p=0.1, window=16`. Raises ValueError for what is none."""
+    """Options of a strategy from `min_p=0.1, guidance_interval=[0, 4], tree=greedy`: JSON values,
+    or else words up to the next comma. Raises ValueError for what is none."""
+    if len(text) > MAX_TEXT:
+        raise ValueError(f"options of {len(text)} characters are more than {MAX_TEXT}")
     found: dict[str, Any] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        name, sign, value = part.partition("=")
-        if not sign or not name.strip():
-            raise ValueError(f"option {ascii(part)[:40]} must look like name=value")
-        try:
-            found[name.strip()] = json.loads(value)
-        except (ValueError, RecursionError):
-            found[name.strip()] = value.strip()
+    while text:
+        part, _, rest = text.partition(",")
+        if not part.strip():
+            text = rest
+            continue
+        name, sign, value = text.partition("=")
+        if not sign or not name.strip() or "," in name:
+            raise ValueError(f"option {ascii(part.strip())[:40]} must look like name=value")
+        found[name.strip()], text = _first_value(value)
     return found
 
 
+def _first_value(text: str) -> tuple[Any, str]:
+    """The value that a text begins with, and what follows the comma after it."""
+    start = text.lstrip()
+    try:
+        value, end = json.JSONDecoder().raw_decode(start)
+    except (ValueError, RecursionError):
+        value, end = None, 0
+    rest = start[end:].lstrip()
+    if end and rest[:1] in ("", ","):
+        return value, rest[1:]
+    word, _, rest = text.partition(",")
+    return word.strip(), rest
+
+
 def options_text(options: Mapping[str, Any]) -> str:
-    """The way back of `options_of`, for plain values."""
-    return ", ".join(
-        f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in options.items()
-    )
+    """The way back of `options_of`: words stand in quotes where they would read as something
+    else."""
+    parts = []
+    for name, value in options.items():
+        bare = isinstance(value, str) and _first_value(value) == (value, "")
+        parts.append(f"{name}={value if bare else json.dumps(value, ensure_ascii=False)}")
+    return ", ".join(parts)
 
 
 # --- variations and grids ------------------------------------------------------------------------
@@ -270,6 +295,14 @@ def settings_of_file(workspace: Workspace, name: str, data: bytes) -> Request:
         return Request.from_dict(read_request(path))
 
 
+def other_revision(entry: Entry, revision: str | None) -> str | None:
+    """The revision of a model that is here, when a file names another one; else None."""
+    if revision is None:
+        return None
+    here = entry.folder.name if entry.origin == "hub" else fingerprint(entry.folder)
+    return None if here == revision else here
+
+
 # --- ways to decode ------------------------------------------------------------------------------
 
 
@@ -280,6 +313,12 @@ def modes_text() -> dict[str, str]:
     texts |= dict.fromkeys(EXACT, "another draw from the same distribution")
     texts |= dict.fromkeys(LOSSY, "draws from a similar distribution")
     return {name: texts[name] for name in MODES}
+
+
+def strategies(kind: str) -> list[str]:
+    """Classes of decoding for a kind of generator, which files may name in a mode's place."""
+    names = [n for n, module in CLASSES.items() if module.startswith("studio.decoding.")]
+    return [name for name in names if (name == "Masked") == (kind == "masked")]
 
 
 def described(request: Mapping[str, Any], *, without: Sequence[str] = ()) -> str:

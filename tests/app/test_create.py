@@ -3,11 +3,14 @@
 import io
 import json
 import threading
+from types import SimpleNamespace
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from studio.hub import fingerprint
 from studio.server.jobs import Job
+from studio.server.visitors import COOKIE
 from tests.app.conftest import by_label, words
 
 
@@ -50,6 +53,29 @@ def test_a_reload_finds_the_job_again(visit, place, finish):
     assert len(again.image) == 1
     assert any("red apple" in words(text) for text in again.markdown)
     assert not visit(job="0123456789abcdef").error
+
+
+def test_a_job_is_still_ones_own_after_a_reload(visit, place, monkeypatch):
+    from streamlit.runtime import context
+
+    def come(name):
+        browser = SimpleNamespace(cookies={COOKIE: name * 32})
+        monkeypatch.setattr(context, "_get_client_context", lambda: browser)
+
+    def cancels(app):
+        return [b for b in app.button if b.label == "Cancel" and b.key.startswith("queue")]
+
+    opened = threading.Event()
+    place.queue.submit(Job(lambda job: opened.wait(60), kind="gate", title="gate"))
+    come("a")
+    app = start(visit())
+    come("b")
+    assert cancels(visit(job=job_of(app))) == []  # the address alone gives nobody the job
+    come("a")
+    (cancel,) = cancels(visit(job=job_of(app)))
+    cancel.click().run()
+    assert place.queue.jobs()[0].state == "cancelled"
+    opened.set()
 
 
 def test_a_waiting_job_is_shown_and_cancelled(visit, place, finish):
@@ -185,3 +211,71 @@ def test_seeds_step_and_are_thrown(visit):
     assert by_label(app.text_input, "Seed").value == "7"
     by_label(app.button, ":material/casino:").click().run()
     assert by_label(app.text_input, "Seed").value.isdigit()
+
+
+def dropped(app, **values):
+    """A page after a file that was made by these values came; its revision is that of no model."""
+    file, info = io.BytesIO(), PngInfo()
+    info.add_itxt("studio", json.dumps({"model": "tiny", "prompt": "x", **values}))
+    Image.new("RGB", (4, 4)).save(file, "PNG", pnginfo=info)
+    upload = by_label(app.file_uploader, "A file made here brings its settings back")
+    upload.set_value(("x.png", file.getvalue(), "image/png")).run()
+    assert not app.exception and not app.error, app.error
+    return app
+
+
+def test_strategies_and_lists_come_back_from_a_file(visit, place, finish):
+    for name, kind, options in (
+        ("Speculative", "autoregressive", {"acceptance": "seed", "guidance_interval": [0, 4]}),
+        ("Autoregressive", "autoregressive", {"guidance_interval": [1, 3]}),
+        ("Masked", "masked", {"schedule": "cosine"}),
+    ):
+        app = dropped(visit(), decoding=name, generator=kind, decoding_options=options)
+        assert by_label(app.selectbox, "Decoding").value == name
+        by_label(app.button, "Generate").click().run()
+        assert finish(app).state == "done", place.queue.jobs()[0].snapshot().error
+        made = place.gallery.search()[0].request
+        assert made["decoding"] == name and made["decoding_options"] == options
+
+
+def test_another_revision_is_told(visit, place):
+    app = dropped(visit(), revision="0123456789ab")
+    assert any("revision 0123456789ab of tiny" in words(toast) for toast in app.toast)
+    here = fingerprint(place.keeper.find("tiny").folder)
+    app = dropped(visit(), revision=here)
+    assert app.toast and not any("revision" in words(toast) for toast in app.toast)
+
+
+def test_a_preset_that_can_not_be_kept_says_why(visit, place):
+    app = visit()
+    by_label(app.text_input, "Keep these settings as").set_value("Best guess").run()
+    by_label(app.button, "Keep").click().run()
+    assert any("preset 'Best guess' must be a name" in words(error) for error in app.error)
+
+
+def test_without_the_picture_after_all(visit, place):
+    file = io.BytesIO()
+    Image.new("RGB", (30, 20), "red").save(file, "PNG")
+    app = visit()
+    by_label(app.selectbox, "Model").set_value("tiny").run()
+    upload = by_label(app.file_uploader, "A picture to vary")
+    upload.set_value(("x.png", file.getvalue(), "image/png")).run()
+    by_label(app.button, "Without it").click().run()
+    assert not app.exception and "Strength" not in [slider.label for slider in app.slider]
+    start(app)
+    place.queue.jobs()[0].wait(timeout=60)
+    assert "input" not in place.gallery.search("apple")[0].request
+
+
+def test_the_picture_of_a_file_goes_before_an_upload(visit, place):
+    pictures = []
+    for colour in ("red", "blue"):
+        file = io.BytesIO()
+        Image.new("RGB", (30, 20), colour).save(file, "PNG")
+        pictures.append(file.getvalue())
+    wanted = place.workspace.keep_input(pictures[1])
+    app = visit()
+    by_label(app.selectbox, "Model").set_value("tiny").run()
+    upload = by_label(app.file_uploader, "A picture to vary")
+    upload.set_value(("x.png", pictures[0], "image/png")).run()
+    assert dropped(app, input=wanted).session_state["make-input"] == wanted
