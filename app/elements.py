@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import streamlit as st
 
-from studio.server import looking
+from studio.server import looking, visitors
 from studio.server.gallery import Item
 from studio.server.jobs import FAILED, QUEUED, RUNNING, Job, Picture, Snapshot
 from studio.server.media import KINDS
@@ -27,8 +27,10 @@ def studio() -> Studio:
 
 
 def owner() -> str:
-    """A name of this visit, so that visitors take turns."""
-    return st.session_state.setdefault("owner", secrets.token_hex(8))
+    """A name of this visitor, so that visitors take turns and end what is theirs, after a reload
+    too."""
+    own = visitors.name_in(st.context.cookies.to_dict())
+    return own or st.session_state.setdefault("owner", secrets.token_hex(16))
 
 
 def clock(seconds: float) -> str:

@@ -49,6 +49,7 @@ def make_app(said: str = ""):
     from streamlit import App
 
     from studio.server.api import make_api
+    from studio.server.visitors import Visitors
 
     @contextlib.asynccontextmanager
     async def lifespan(app):
@@ -59,7 +60,10 @@ def make_app(said: str = ""):
         Path(__file__).with_name("main.py"),
         lifespan=lifespan,
         routes=[Mount("/api", make_api())],
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=ALLOWED, www_redirect=False)],
+        middleware=[
+            Middleware(TrustedHostMiddleware, allowed_hosts=ALLOWED, www_redirect=False),
+            Middleware(Visitors),
+        ],
     )
 
 
