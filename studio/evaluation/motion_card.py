@@ -20,6 +20,8 @@ DATA = (
 LIMITS = (
     "- Knows the names of emoji, twelve colours and nine motions, in English.\n"
     "- Learned clips of two seconds: a longer one repeats its motion part by part.\n"
+    "- Objects keep their outline and colours and lose their small parts; what moves fast "
+    "(bouncing) blurs between its turning points.\n"
     "- Small, for demonstration and tests."
 )
 

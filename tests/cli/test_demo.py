@@ -149,14 +149,16 @@ def test_prompts_are_what_the_models_know(bundled, name):
     assert {word for prompt in PROMPTS for word in prompt.split()} <= known
 
 
-def test_motions_of_clips_are_those_of_training():
+def test_only_the_last_clip_shows_a_pair_that_no_generator_saw():
     from studio.data.colors import COLORS
     from studio.data.emoji import emoji_names
     from studio.data.motion import MOTIONS, is_heldout_pair
 
+    unseen = []
     for prompt in CLIPS:
         words, _, ground = prompt.partition(" on ")
         motion = next(m for m in MOTIONS if words.endswith(f" {m}"))
         name = words.removesuffix(f" {motion}")
-        assert ground in ("", *COLORS) and not is_heldout_pair(name, motion)
-        assert name in emoji_names()
+        assert ground in ("", *COLORS) and name in emoji_names()
+        unseen.append(is_heldout_pair(name, motion))
+    assert unseen == [False, False, False, True]
