@@ -7,6 +7,7 @@ from studio.server.media import KINDS
 from studio.server.settings import described
 
 PAGE = 24
+MOST = 4  # side by side
 MEDIA = {kind.noun.capitalize() + "s": name for name, kind in KINDS.items()}
 
 
@@ -21,6 +22,19 @@ def filters() -> list:
         starred = st.toggle("Starred", key="gallery-starred")
         st.toggle("Compare", key="gallery-choosing", help="Up to four, side by side")
     return studio().gallery.search(words or "", medium=MEDIA.get(medium), starred=starred)
+
+
+def choose(name: str) -> None:
+    """Takes an item to those that are compared, or away from them."""
+    chosen = st.session_state["gallery-chosen"]
+    chosen.remove(name) if name in chosen else chosen.append(name)
+
+
+def choose_none() -> None:
+    """Takes all away from those that are compared."""
+    for name in st.session_state["gallery-chosen"]:
+        st.session_state[f"compare{name}"] = False
+    st.session_state["gallery-chosen"] = []
 
 
 def compare(items: list) -> None:
@@ -39,6 +53,7 @@ def compare(items: list) -> None:
 
 def shown(items: list) -> None:
     """One page of tiles."""
+    names = st.session_state["gallery-chosen"]
     pages = -(-len(items) // PAGE)
     page = 1
     if pages > 1:
@@ -50,7 +65,11 @@ def shown(items: list) -> None:
             with st.container(width="content", gap="xsmall"):
                 tile(item, key="gallery")
                 if choosing:
-                    st.checkbox("Compare", key=f"compare{item.id}")
+                    ours = item.id in names
+                    st.checkbox(
+                        "Compare", ours, key=f"compare{item.id}", on_change=choose, args=(item.id,),
+                        disabled=len(names) >= MOST and not ours,
+                    )  # fmt: skip
 
 
 st.title("Gallery", anchor=False)
@@ -59,10 +78,13 @@ with st.expander("Settings from a file", icon=":material/upload_file:"):
         st.switch_page("pages/create.py")
 items = filters()
 choosing = st.session_state["gallery-choosing"]
-if choosing:
-    chosen = [item for item in items if st.session_state.get(f"compare{item.id}")][:4]
+found = [studio().gallery.get(name) for name in st.session_state.get("gallery-chosen", [])]
+chosen = [item for item in found if item is not None]  # of any page and search
+st.session_state["gallery-chosen"] = [item.id for item in chosen]
+if choosing and chosen:
     if len(chosen) > 1:
         compare(chosen)
+    st.button(f"Compare none of the {len(chosen)}", icon=":material/close:", on_click=choose_none)
 if items:
     st.caption(f"{len(items)} of {len(studio().gallery)}")
     shown(items)

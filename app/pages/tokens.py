@@ -1,13 +1,15 @@
 """Tokens: what each one changes, which codes are used, swapping them, pictures as token files."""
 
+import dataclasses
 import io
+from collections.abc import Callable
 
 import pandas as pd
 import streamlit as st
-from elements import ended, failed, job_here, owner, show, small_step, studio, watch
+from elements import ended, failed, job_here, owner, plain, show, small_step, studio, watch
 
 from studio.server import coding, token_view
-from studio.server.jobs import Picture
+from studio.server.jobs import one_line
 
 WIDTH = 256
 
@@ -18,16 +20,44 @@ def pictures() -> list:
 
 
 def encoded(name: str, upload) -> tuple:
-    """The job's work: an upload as tokens and as the tokenizer sees it."""
+    """The job's work: an upload as tokens and as the tokenizer sees it, with a note on it."""
     place, data = studio(), upload.getvalue()
     if upload.name.lower().endswith(".tokens"):
         opened = place.keeper.open_tokenizer(name)
-        tokens = token_view.from_file(opened, data)
-        return opened, tokens, token_view.decoded(opened, tokens, "the picture of the token file")
+        tokens, note = token_view.from_file(opened, data)
+        shown = token_view.decoded(opened, tokens, "the picture of the token file")
+        return opened, tokens, shown, note
     with place.workspace.uploaded(upload.name, data) as path:
         opened = place.keeper.open_tokenizer(name)
         coded = coding.encode(opened, path)
-        return opened, coded.tokens, coded.original
+        return opened, coded.tokens, coded.original, ""
+
+
+def once(slot: str, wish: tuple, work: Callable, title: str):
+    """What quick work gives; kept, as is a mistake, until there is another wish: the page runs all
+    its tabs at every click."""
+
+    def careful(job) -> tuple:
+        try:
+            return work(job), ""
+        except ValueError as error:
+            return None, one_line(error)
+
+    if st.session_state.get(slot, (None,))[0] != wish:
+        made = small_step(careful, kind="tokens", title=title)
+        if made is None:
+            return None
+        st.session_state[slot] = (wish, *made)
+    _, value, mistake = st.session_state[slot]
+    if mistake:
+        st.error(plain(mistake), icon=":material/error:")
+    return value
+
+
+def noted(*notes: str) -> None:
+    """Shows notes, each once."""
+    for note in dict.fromkeys(filter(None, notes)):
+        st.warning(plain(note), icon=":material/warning:")
 
 
 def open_up(name: str, upload) -> None:
@@ -35,8 +65,9 @@ def open_up(name: str, upload) -> None:
 
     def work(job):
         job.say(f"loading {name}")
-        opened, tokens, seen = encoded(name, upload)
-        return token_view.anatomy(job, opened, tokens, seen), token_view.to_file(opened, tokens)
+        opened, tokens, seen, note = encoded(name, upload)
+        found = token_view.anatomy(job, opened, tokens, seen)
+        return dataclasses.replace(found, note=note), token_view.to_file(opened, tokens)
 
     job = failed(studio().run, work, kind="tokens", title=f"tokens of {name}", owner=owner())
     if job is not None:
@@ -45,6 +76,7 @@ def open_up(name: str, upload) -> None:
 
 def anatomy(found: token_view.Anatomy, file: bytes) -> None:
     """A picture opened up."""
+    noted(found.note)
     total = len(found.tokens)
     left, middle, right = st.columns(3)
     with left:
@@ -119,8 +151,8 @@ def swap(name: str) -> None:
     wanted = places(name, shape)
 
     def work(job):
-        opened, a, _ = encoded(name, ours)
-        _, b, _ = encoded(name, theirs)
+        opened, a, _, first = encoded(name, ours)
+        _, b, _, second = encoded(name, theirs)
         chosen = [p for p in wanted if p < a.shape[1]]
         mixed = [token_view.swapped(a, b, chosen), token_view.swapped(b, a, chosen)]
         alts = (
@@ -128,15 +160,18 @@ def swap(name: str) -> None:
             "second picture with tokens of the first",
         )
         shown = [token_view.decoded(opened, t, text) for t, text in zip(mixed, alts, strict=True)]
-        return shown, token_view.to_file(opened, mixed[0]), token_view.shape_of(opened, a)
+        file, found = token_view.to_file(opened, mixed[0]), token_view.shape_of(opened, a)
+        return shown, file, found, (first, second)
 
-    value = small_step(work, kind="tokens", title="swapping")
+    wish = (name, ours.file_id, theirs.file_id, wanted)
+    value = once("swapped", wish, work, "swapping")
     if value is None:
         return
-    shown, file, found = value
+    shown, file, found, notes = value
     if found != shape:
         st.session_state.setdefault("swap-shape", {})[name] = found
         st.rerun()
+    noted(*notes)
     for column, picture in zip(st.columns(2), shown, strict=True):
         with column:
             show(picture, width=WIDTH)
@@ -153,10 +188,13 @@ def open_file(name: str) -> None:
     if upload is None:
         st.caption("A picture that was downloaded as tokens opens again, bit for bit.")
         return
-    value = small_step(lambda job: encoded(name, upload)[2], kind="tokens", title="opening")
-    if isinstance(value, Picture):
-        show(value, width=WIDTH)
-        st.download_button("Download as PNG", io.BytesIO(value.data), file_name="picture.png")
+    wish = (name, upload.file_id)
+    value = once("opened", wish, lambda job: encoded(name, upload)[2:], "opening")
+    if value is not None:
+        shown, note = value
+        noted(note)
+        show(shown, width=WIDTH)
+        st.download_button("Download as PNG", io.BytesIO(shown.data), file_name="picture.png")
 
 
 TYPES = ["png", "jpg", "jpeg", "webp", "tokens"]

@@ -33,6 +33,7 @@ class Anatomy:
         strength: float (N,): the mean of it.
         vocab_size: how many codes there are.
         seen, decoded: what the tokenizer saw and gives back.
+        note: a line about where the tokens come from; mostly "".
     """
 
     name: str
@@ -43,6 +44,7 @@ class Anatomy:
     vocab_size: int
     seen: Picture
     decoded: Any
+    note: str = ""
 
     def overlay(self, index: int) -> Picture:
         """The picture with what token `index` changes lit up, and the rest dimmed."""
@@ -215,15 +217,22 @@ def to_file(opened: Opened, tokens: Any) -> bytes:
     )
 
 
-def from_file(opened: Opened, data: bytes) -> Any:
-    """The tokens (1, n) of a token file. Raises ValueError when it is another model's."""
+def from_file(opened: Opened, data: bytes) -> tuple[Any, str]:
+    """The tokens (1, n) of a token file, and a line to be shown when another revision of the model
+    made them, else "". Raises ValueError when it is another model's."""
     file, layout = read_tokens(data), opened.pipe.tokenizer.layout
-    if file.vocab_size != layout.vocab_size or file.total != layout.num_tokens:
+    here: str | None = opened.identity["revision"]
+    same = file.revision is not None and file.revision == here  # be it under another name
+    fits = file.vocab_size == layout.vocab_size and file.total == layout.num_tokens
+    if not fits or not (same or file.model == opened.identity["model"]):
         raise ValueError(
             f"token file of model {file.model[:60]!r} ({file.total} tokens of {file.vocab_size}) "
             f"is not for {opened.entry.name!r}"
         )
-    return file.tokens
+    if same or file.revision is None or here is None:
+        return file.tokens, ""
+    note = f"Revision {file.revision[:40]} of {file.model[:60]} made these tokens, and here is "
+    return file.tokens, f"{note}{here[:40]}: the picture may be another one."
 
 
 def code_picture(tokens: np.ndarray, grid: tuple[int, int] | None, vocab_size: int) -> Picture:

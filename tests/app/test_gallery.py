@@ -45,6 +45,29 @@ def test_compare(visit, made):
     assert any("seed 1" in words(caption) for caption in app.caption)
 
 
+def test_what_is_compared_outlives_another_search(visit, place, made):
+    made("red apple", seed=1)
+    (rocket,) = made("rocket", seed=2)
+    app = visit("gallery")
+    by_label(app.toggle, "Compare").set_value(True).run()
+    for word in ("apple", "rocket"):
+        by_label(app.text_input, "Search").set_value(word).run()
+        (box,) = app.checkbox
+        box.check().run()
+    assert pictures(app) == 3 and not app.exception
+    by_label(app.text_input, "Search").set_value("").run()
+    assert [box.value for box in app.checkbox] == [True, True] and pictures(app) == 4
+    app.checkbox[1].uncheck().run()
+    assert app.session_state["gallery-chosen"] == [rocket.id] and pictures(app) == 2
+    app.checkbox[1].check().run()
+    by_label(app.button, "Compare none of the 2").click().run()
+    assert not any(box.value for box in app.checkbox) and pictures(app) == 2
+    app.checkbox[0].check().run()
+    place.gallery.delete(rocket.id)
+    app.run()
+    assert app.session_state["gallery-chosen"] == [] and not app.exception
+
+
 def test_details_star_and_delete(visit, place, made):
     (item,) = made("red apple", seed=1)
     app = visit("gallery")

@@ -1,5 +1,8 @@
 """Tokens: look inside, swap, download and open again."""
 
+import torch
+
+from studio.media.token_file import TokenFile, write_tokens
 from tests.app.conftest import by_label, words
 from tests.app.pictures import png
 
@@ -56,3 +59,27 @@ def test_a_token_file_opens_again(visit, place):
     upload = by_label(app.file_uploader, "A token file")
     upload.set_value(("y.tokens", b"garbage", "application/octet-stream")).run()
     assert any("no token file" in words(error) for error in app.error)
+
+
+def test_nothing_is_done_twice(visit, place):
+    """Neither a swap nor a file that is wrong, whatever else is clicked on the page."""
+    app = choose(visit("tokens"), "tiny")
+    by_label(app.file_uploader, "First picture").set_value(("a.png", png(1), "image/png"))
+    by_label(app.file_uploader, "Second picture").set_value(("b.png", png(2), "image/png"))
+    upload = by_label(app.file_uploader, "A token file")
+    upload.set_value(("y.tokens", b"garbage", "application/octet-stream")).run()
+    before = len(place.queue.jobs())
+    app.run()
+    assert not app.exception and len(place.queue.jobs()) == before and len(app.image) == 2
+    assert any("no token file" in words(error) for error in app.error)
+    by_label(app.slider, "Tokens of the second picture").set_value((2, 3)).run()
+    assert len(place.queue.jobs()) == before + 1
+
+
+def test_a_token_file_of_another_revision(visit, place):
+    data = write_tokens(TokenFile("tiny", "0123456789ab", torch.zeros(1, 8).long(), 16, 8))
+    app = choose(visit("tokens"), "tiny")
+    upload = by_label(app.file_uploader, "A token file")
+    upload.set_value(("x.tokens", data, "application/octet-stream")).run()
+    assert any("0123456789ab of tiny made these" in words(note) for note in app.warning)
+    assert len(app.image) == 1 and not app.error

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from studio.media.token_file import TokenFile, write_tokens
 from studio.pipelines.request import Request
 from studio.server import catalog, coding, racing, token_view
 from studio.server.workspace import Workspace
@@ -86,7 +87,8 @@ def test_tokens_are_swapped_and_travel_as_files(place, picture):
         other = (tokens + 1) % 16
         mixed = token_view.swapped(tokens, other, [0, 2])
         file = token_view.to_file(opened, mixed)
-        again = token_view.from_file(opened, file)
+        again, note = token_view.from_file(opened, file)
+        assert note == ""
         shown = [token_view.decoded(opened, t, "x").data for t in (mixed, again, mixed[:, :3])]
         return tokens, other, mixed, file, again, shown
 
@@ -103,6 +105,22 @@ def test_tokens_are_swapped_and_travel_as_files(place, picture):
         kind="t", title="t",
     )  # fmt: skip
     assert "is not for 'grid'" in job.wait(timeout=60).error
+
+
+def test_token_files_of_others(place):
+    """Of another model with as many tokens, of another revision, of the same under another name."""
+    opened = done(place, lambda job: place.keeper.open_tokenizer("tiny"))
+    tokens, own = torch.zeros(1, 8, dtype=torch.int64), opened.identity["revision"]
+
+    def read(model, revision):
+        data = write_tokens(TokenFile(model, revision, tokens, 16, 8))
+        return token_view.from_file(opened, data)[1]
+
+    assert read("tiny", own) == read("tiny", None) == read("other", own) == ""
+    assert "Revision 0123456789ab of tiny made" in read("tiny", "0123456789ab")
+    for revision in (None, "0123456789ab"):
+        with pytest.raises(ValueError, match=r"'other' \(8 tokens of 16\) is not for 'tiny'"):
+            read("other", revision)
 
 
 def test_use_of_codes_and_cells():
