@@ -3,6 +3,9 @@
 A still picture is an animation of one frame. Pillow merges equal neighbours when it writes, so the
 times count, not the number of stored frames. Leaves out on purpose: transparency over time (frames
 are laid over white).
+
+Every frame of these files costs as much as the whole canvas, however few bytes it has: files of too
+many are refused before one is decoded.
 """
 
 import io
@@ -20,25 +23,27 @@ from studio.media.metadata import dumps, exif_bytes, parse_request, read_request
 
 GIF_FPS = 50.0  # what is shorter than two hundredths of a second, browsers show for ten
 STILL_SECONDS = 0.1  # of a frame that says nothing, as browsers have it
+MAX_FRAMES = 2**16
+MAX_SUM = 2**30  # pixels of all frames together: some seconds
 
 
 def timed_pictures(path: Path) -> Iterator[tuple[float, np.ndarray]]:
     """Frames (H, W, 3) uint8 and their times in seconds; the last comes again at its end.
 
     Raises:
-        ValueError: one line, broken or cut short.
+        ValueError: one line: too large, broken or cut short.
     """
-    time, frame, wanted = 0.0, None, 0
+    time, frame = 0.0, None
     with open_header(path) as picture:
+        count = _count(picture, path)
         try:
-            wanted = getattr(picture, "n_frames", 1)
-            for part in ImageSequence.Iterator(picture):
-                upright = ImageOps.exif_transpose(part.copy()) if wanted == 1 else part.copy()
+            for part in _parts(picture):
+                upright = ImageOps.exif_transpose(part.copy()) if count == 1 else part.copy()
                 frame = np.asarray(to_rgb(upright))  # (H, W, 3)
                 yield time, frame
                 time += part.info.get("duration", 0) / 1000 or STILL_SECONDS
         except BROKEN as error:
-            raise ValueError(f"video {str(path)!r} is broken or cut short: {error}") from error
+            raise _broken(path, error) from error
     if frame is None:
         raise ValueError(f"video {str(path)!r} has no frames")
     yield time, frame
@@ -48,21 +53,50 @@ def animation_info(path: Path) -> tuple[int, int, int | None, float, float | Non
     """Width, height, frames as they were written, frames a second, seconds, and the format.
 
     Equal neighbours that were merged count as often as the shortest stays go into their time.
+    Raises as `timed_pictures`.
     """
     with open_header(path) as picture:
+        _count(picture, path)
         try:
             stays = []
-            for part in ImageSequence.Iterator(picture):
+            for part in _parts(picture):
                 part.load()
                 stays.append(part.info.get("duration", 0) / 1000 or STILL_SECONDS)
             width, height = picture.size
             kind = (picture.format or "").lower()
         except BROKEN as error:
-            raise ValueError(f"video {str(path)!r} is broken or cut short: {error}") from error
+            raise _broken(path, error) from error
     short = [s for s in stays if s < 1.5 * min(stays)]
     usual = sum(short) / len(short)
     count = sum(max(1, round(s / usual)) for s in stays)
     return width, height, count, count / sum(stays), sum(stays), kind
+
+
+def _count(picture: Image.Image, path: Path) -> int:
+    """How many frames there are. Raises ValueError for more than are read."""
+    try:
+        count = getattr(picture, "n_frames", 1)
+    except BROKEN as error:
+        raise _broken(path, error) from error
+    if count > MAX_FRAMES or count * picture.width * picture.height > MAX_SUM:
+        raise ValueError(
+            f"video {str(path)!r} is too large: {count} frames of {picture.width} x "
+            f"{picture.height}; at most {MAX_FRAMES:,} frames and {MAX_SUM:,} pixels are read"
+        )
+    return count
+
+
+def _parts(picture: Image.Image) -> Iterator[Image.Image]:
+    """The frames, each before it is decoded. Raises ValueError where the canvas grows."""
+    size = picture.size
+    for part in ImageSequence.Iterator(picture):
+        if part.size != size:
+            raise ValueError("its frames differ in size")
+        yield part
+
+
+def _broken(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"video {str(path)!r} is broken or cut short: {error}")
 
 
 def animation_bytes(

@@ -15,7 +15,17 @@ from PIL import Image, UnidentifiedImageError
 MAX_PIXELS = 8192 * 8192
 READ_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 # What Pillow's decoders raise on broken bytes.
-BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, KeyError, IndexError)
+BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    KeyError,
+    IndexError,
+    TypeError,
+    Image.DecompressionBombError,  # a later frame larger than the first
+)
 
 
 @contextmanager

@@ -33,11 +33,11 @@ def open_picture(path: str | Path, *, background: tuple[int, int, int] = WHITE) 
         broken.
     """
     with open_header(path) as picture:
-        if getattr(picture, "n_frames", 1) > 1:
-            logger.warning(
-                "picture %r has %d frames: the first is used", str(path), picture.n_frames
-            )
         try:
+            if getattr(picture, "n_frames", 1) > 1:
+                logger.warning(
+                    "picture %r has %d frames: the first is used", str(path), picture.n_frames
+                )
             picture.load()
             upright = ImageOps.exif_transpose(picture)
             return to_rgb(upright, background=background)

@@ -68,16 +68,19 @@ def read_pieces(
     fps: float | None = None,
     start: float = 0.0,
     num_frames: int | None = None,
+    info: VideoInfo | None = None,
 ) -> Iterator[torch.Tensor]:
     """The frames of a video in pieces, holding one at a time however long the file is.
 
     Args:
         path: mp4, mov, webm, mkv, avi and others, animated or still pictures.
-        chunk_frames: frames a piece; the last may have fewer.
+        chunk_frames: frames a piece; the last may have fewer, and so do all where more are too
+            large to be held.
         fps: constant rate to read at: frames are repeated or left out by their times. The file's
             average when None.
         start: seconds to skip.
         num_frames: how many at most; all when None.
+        info: of the file, where it is known: animations are decoded once for it.
 
     Yields:
         float32 (1, 3, n, H, W) in [-1, 1].
@@ -88,14 +91,12 @@ def read_pieces(
             argument out of range.
         ImportError: PyAV is not there; the line says what to install.
     """
-    for name, value in (("chunk_frames", chunk_frames), ("num_frames", num_frames)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} {value} must be at least 1")
-    check_fps(fps if fps is not None else 1.0)
+    if chunk_frames < 1:
+        raise ValueError(f"chunk_frames {chunk_frames} must be at least 1")
     path = _checked(path)
-    info = video_info(path)
-    if not start >= 0.0 or (info.seconds is not None and start >= max(info.seconds, 1e-9)):
-        raise ValueError(f"start {start} must lie within the {info.seconds} seconds of {path}")
+    info = info or video_info(path)
+    _check_part(path, info, fps, start, num_frames)
+    chunk_frames = min(chunk_frames, _room(info))
     rate = fps or info.fps
     frames = timed_pictures(path) if _is_picture(path) else _timed_frames(path, info, start)
     held: list[np.ndarray] = []
@@ -120,25 +121,23 @@ def read_video(
     fps: float | None = None,
     start: float = 0.0,
     num_frames: int | None = None,
+    info: VideoInfo | None = None,
 ) -> tuple[torch.Tensor, float]:
     """A whole video as float32 (1, 3, T, H, W) in [-1, 1], and its rate in frames a second.
 
     Arguments and errors as `read_pieces`; besides, ValueError for one that is too long to be held.
     """
-    info = video_info(path)
-    room = max(1, MAX_VALUES // (3 * info.width * info.height))
-    pieces, count = [], 0
-    for piece in read_pieces(path, fps=fps, start=start, num_frames=num_frames):
-        expected = num_frames or (info.seconds or 0.0) * (fps or info.fps)
-        count += piece.shape[2]
-        if max(count, expected) > room:
-            size = f"{info.width}x{info.height}"
-            raise ValueError(
-                f"video {str(path)!r} is too long to be held at once: at most {room} frames of "
-                f"{size}, this has about {round(max(count, expected))}; give num_frames"
-            )
+    path = _checked(path)
+    info = info or video_info(path)
+    _check_part(path, info, fps, start, num_frames)
+    rate = fps or info.fps
+    promised = [num_frames, info.seconds and round((info.seconds - start) * rate)]
+    _check_room(path, info, min((n for n in promised if n), default=0))
+    pieces = []
+    for piece in read_pieces(path, fps=fps, start=start, num_frames=num_frames, info=info):
         pieces.append(piece)
-    return torch.cat(pieces, dim=2), fps or info.fps
+        _check_room(path, info, sum(p.shape[2] for p in pieces))
+    return torch.cat(pieces, dim=2), rate
 
 
 def read_request(path: str | Path) -> dict[str, Any]:
@@ -206,7 +205,8 @@ def _stream(av: Any, container: Any, name: str) -> Any:
     if not streams:
         what = "sound only" if container.streams.audio else "no pictures"
         raise ValueError(f"video {name} holds {what}")
-    width, height = streams[0].width, streams[0].height
+    # A stream whose coding isn't known has no such attributes.
+    width, height = (getattr(streams[0], name, 0) for name in ("width", "height"))
     if not width or not height:
         raise ValueError(f"video {name} is broken or cut short: it has no size")
     if width * height > MAX_PIXELS:
@@ -232,6 +232,32 @@ def _own_seconds(stream: Any) -> float | None:
     if tag is None:  # Matroska and WebM have it
         return None
     return 3600 * int(tag[1]) + 60 * int(tag[2]) + float(tag[3])
+
+
+# --- arguments -----------------------------------------------------------------------------------
+
+
+def _check_part(
+    path: Path, info: VideoInfo, fps: float | None, start: float, num_frames: int | None
+) -> None:
+    if num_frames is not None and num_frames < 1:
+        raise ValueError(f"num_frames {num_frames} must be at least 1")
+    check_fps(fps if fps is not None else 1.0)
+    if not start >= 0.0 or (info.seconds is not None and start >= max(info.seconds, 1e-9)):
+        raise ValueError(f"start {start} must lie within the {info.seconds} seconds of {path}")
+
+
+def _room(info: VideoInfo) -> int:
+    """How many frames can be held at once."""
+    return max(1, MAX_VALUES // (3 * info.width * info.height))
+
+
+def _check_room(path: Path, info: VideoInfo, frames: int) -> None:
+    if frames > _room(info):
+        raise ValueError(
+            f"video {str(path)!r} is too long to be held at once: at most {_room(info)} frames of "
+            f"{info.width}x{info.height}, this has about {frames}; give num_frames"
+        )
 
 
 # --- frames --------------------------------------------------------------------------------------
