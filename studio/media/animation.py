@@ -23,7 +23,7 @@ from studio.media.metadata import dumps, exif_bytes, parse_request, read_request
 
 GIF_FPS = 50.0  # what is shorter than two hundredths of a second, browsers show for ten
 STILL_SECONDS = 0.1  # of a frame that says nothing, as browsers have it
-MAX_FRAMES = 2**16
+MAX_FRAMES = 2**15
 MAX_SUM = 2**30  # pixels of all frames together: some seconds
 
 
@@ -66,7 +66,8 @@ def animation_info(path: Path) -> tuple[int, int, int | None, float, float | Non
             kind = (picture.format or "").lower()
         except BROKEN as error:
             raise _broken(path, error) from error
-    short = [s for s in stays if s < 1.5 * min(stays)]
+    least = min(stays)
+    short = [s for s in stays if s < 1.5 * least]
     usual = sum(short) / len(short)
     count = sum(max(1, round(s / usual)) for s in stays)
     return width, height, count, count / sum(stays), sum(stays), kind
