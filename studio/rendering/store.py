@@ -59,6 +59,16 @@ class Counts:
         return self.done + self.failed >= self.total
 
 
+def last_change(folder: str | Path) -> int:
+    """When a result was last recorded in an output folder, in nanoseconds; 0 for never. Looks at no
+    result, so that it costs little in a folder of many."""
+    try:
+        shards = [entry.stat() for entry in os.scandir(Path(folder) / HIDDEN / "done")]
+    except OSError:
+        return 0
+    return max((shard.st_mtime_ns for shard in shards), default=0)
+
+
 class Store:
     """The store in an output folder, for the jobs of one plan.
 

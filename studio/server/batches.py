@@ -13,9 +13,10 @@ import io
 import itertools
 import json
 import logging
+import os
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from studio.rendering.jobs import OPTION, Wanted, read_jobs, typed
 from studio.rendering.plan import Plan, make_plan
 from studio.rendering.render import Progress, render
 from studio.rendering.sheet import write_sheet
-from studio.rendering.store import HIDDEN
+from studio.rendering.store import HIDDEN, last_change
 from studio.rendering.worker import Options, store_of
 from studio.server.gallery import Gallery, adopted_id
 from studio.server.jobs import one_line
@@ -97,6 +98,10 @@ class Batches:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._now: Standing | None = None
+        self._closing = threading.Event()
+        self._adopting = threading.Lock()
+        self._adopter: threading.Thread | None = None
+        self._adopt_soon(*(workspace.folder / "batches" / name for name in self.names()))
 
     def names(self) -> list[str]:
         """Batches, the newest first."""
@@ -136,6 +141,8 @@ class Batches:
                 (folder / f"jobs{other}").unlink(missing_ok=True)
             atomic_write(folder / f"jobs{suffix}", text)
             (folder / _STATE).unlink(missing_ok=True)
+            if self._now is not None and self._now.name == name:
+                self._now = None
         return len(wanted)
 
     def text(self, name: str) -> tuple[str, str]:
@@ -151,8 +158,11 @@ class Batches:
         if now is not None and now.running and self.running() == name:
             return now
         try:
-            path = self._workspace.place("batches", name) / _STATE
-            values = json.loads(path.read_text(encoding="utf-8"))
+            folder = self._workspace.place("batches", name)
+            self._adopt_soon(folder)
+            if now is not None and now.name == name:
+                return replace(now, running=False, left=None)
+            values = json.loads((folder / _STATE).read_text(encoding="utf-8"))
             return Standing(**{**values, "name": name, "running": False, "left": None})
         except (OSError, ValueError, TypeError):
             return Standing(name)
@@ -172,7 +182,8 @@ class Batches:
                 raise ValueError(f"batch {self.running()!r} is running: one at a time")
             plan = self._plan(table)
             self._stop.clear()
-            self._now = Standing(name, len(plan.jobs), running=True, updated=time.time())
+            known = replace(self.standing(name), total=len(plan.jobs), error=None)
+            self._now = replace(known, running=True, updated=time.time())
             arguments = (name, folder, plan, retry_failed)
             self._thread = threading.Thread(target=self._run, args=arguments, daemon=True)
             self._thread.start()
@@ -182,6 +193,13 @@ class Batches:
         self._stop.set()
         if timeout and self._thread is not None:
             self._thread.join(timeout)
+
+    def close(self, *, timeout: float = 0.0) -> None:
+        """Ends the running batch, and whatever else goes on here."""
+        self._closing.set()
+        self.stop(timeout=timeout)
+        if timeout and self._adopter is not None:
+            self._adopter.join(timeout)
 
     def running(self) -> str | None:
         """The name of the batch that is worked at."""
@@ -262,7 +280,29 @@ class Batches:
         return make_plan(wanted, models=folders)
 
     def _run(self, name: str, folder: Path, plan: Plan, retry_failed: bool) -> None:
-        out, error = folder / "out", None
+        """The thread of a batch; whatever goes wrong is told where the batch is shown."""
+        error = None
+        try:
+            self._render(name, folder, plan, retry_failed)
+        except _Stopped:
+            pass
+        except Exception as problem:
+            logger.exception("batch %s ended badly", name)
+            error = one_line(problem)
+        try:
+            self._adopt(folder)
+        except Exception as problem:
+            logger.exception("results of batch %s are not in the gallery", name)
+            error = error or one_line(problem)
+        known = self._now or Standing(name)
+        self._now = replace(known, running=False, left=None, error=error, updated=time.time())
+        try:
+            self._write(folder, self._now)
+        except OSError as problem:  # the page is told by this process all the same
+            logger.warning("batch %s: how it stands can't be kept: %s", name, problem)
+
+    def _render(self, name: str, folder: Path, plan: Plan, retry_failed: bool) -> None:
+        out = folder / "out"
         store = store_of(plan, Options(folder=str(out), plan="", device=self._device))
         try:
             store.open()
@@ -270,41 +310,58 @@ class Batches:
             path = plan.write(out / HIDDEN / "plans")
             options = Options(folder=str(out), plan=str(path), device=self._device)
             on_progress = functools.partial(self._told, name, folder)
-            render(plan, store, LocalEngine(options, 1), on_progress=on_progress)
-            write_sheet(plan, store)
-        except _Stopped:
-            pass
-        except Exception as problem:
-            logger.exception("batch %s ended badly", name)
-            error = one_line(problem)
-        counts = store.counts()
-        store.close()
-        try:
-            self._adopt(folder)
-        except (ValueError, OSError) as problem:
-            error = error or one_line(problem)
-        total, now = len(plan.jobs), time.time()
-        self._now = Standing(name, total, counts.done, counts.failed, error=error, updated=now)
-        self._write(folder, self._now)
+            try:
+                render(plan, store, LocalEngine(options, 1), on_progress=on_progress)
+                write_sheet(plan, store)
+            finally:
+                counts = store.counts()
+                self._now = Standing(name, counts.total, counts.done, counts.failed, running=True)
+        finally:
+            store.close()
+
+    # --- the gallery -----------------------------------------------------------------------------
+
+    def _adopt_soon(self, *folders: Path) -> None:
+        """Gives the gallery, in a thread, what was made while nobody looked: by a studio that was
+        killed, or by the command line."""
+        busy = self._adopter is not None and self._adopter.is_alive()
+        if self._gallery is None or busy or not any(map(_is_behind, folders)):
+            return
+
+        def work() -> None:
+            for folder in filter(_is_behind, folders):
+                try:
+                    self._adopt(folder)
+                except Exception:
+                    logger.exception("results of batch %s are not in the gallery", folder.name)
+
+        self._adopter = threading.Thread(target=work, daemon=True)
+        self._adopter.start()
 
     def _adopt(self, folder: Path) -> None:
         """Puts what was made into the gallery, each file once: what is deleted there stays away."""
         if self._gallery is None:
             return
-        entries = {entry.name: entry for entry in self._keeper.entries()}
-        path = folder / _GIVEN
-        given = set(json.loads(path.read_text())) if path.is_file() else set()
-        for result in _made(folder / "out"):
-            try:
-                if (name := adopted_id(result)) in given:
-                    continue
-                entry = entries.get(str(read_request(result).get("model")))
-                medium = entry.medium if entry else kind_of_file(result.name).name
-                self._gallery.adopt(result, medium=medium)
-                given.add(name)
-            except (ValueError, OSError):
-                logger.warning("%s of a batch is not in the gallery", result.name)
-        atomic_write(path, json.dumps(sorted(given)))
+        with self._adopting:
+            changed, path = last_change(folder / "out"), folder / _GIVEN
+            entries = {entry.name: entry for entry in self._keeper.entries()}
+            given = set(json.loads(path.read_text())) if path.is_file() else set()
+            for result in _made(folder / "out"):
+                if self._closing.is_set():
+                    changed = 0  # the rest is for another time
+                    break
+                try:
+                    if (name := adopted_id(result)) in given:
+                        continue
+                    entry = entries.get(str(read_request(result).get("model")))
+                    medium = entry.medium if entry else kind_of_file(result.name).name
+                    self._gallery.adopt(result, medium=medium)
+                    given.add(name)
+                except Exception as problem:  # readers of media raise what they like
+                    reason = one_line(problem)
+                    logger.warning("%s of a batch is not in the gallery: %s", result.name, reason)
+            atomic_write(path, json.dumps(sorted(given)))
+            os.utime(path, ns=(changed, changed))
 
     def _told(self, name: str, folder: Path, progress: Progress) -> None:
         counts = progress.counts
@@ -317,6 +374,13 @@ class Batches:
 
     def _write(self, folder: Path, standing: Standing) -> None:
         atomic_write(folder / _STATE, json.dumps(asdict(standing)))
+
+
+def _is_behind(folder: Path) -> bool:
+    """Whether a batch has results since the gallery was last given some: the note of what it was
+    given bears the time of the last one. Cheap, for it is asked whenever a batch is shown."""
+    changed, path = last_change(folder / "out"), folder / _GIVEN
+    return changed > 0 and (not path.is_file() or path.stat().st_mtime_ns != changed)
 
 
 def _made(out: Path) -> list[Path]:

@@ -2,12 +2,12 @@
 
 A result is `results/DAY/ID.suffix` with its request inside, and `ID.json` with what the request
 does not say (when, how long, starred). The files are the truth: the index is read anew at every
-start, and a file that lost its record gets one from the request inside it.
+start, and a file that lost its record gets one from the request inside it; one that is broken is
+left out.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -22,6 +22,7 @@ from typing import Any
 
 from studio.media.files import atomic_write
 from studio.pipelines.request import Request
+from studio.server.jobs import one_line
 from studio.server.media import (
     KINDS,
     MIMES,
@@ -107,8 +108,10 @@ class Gallery:
         self._texts: dict[str, str] = {}
         for path in sorted(self.folder.glob("*/*")):
             if path.suffix in _FILES and _ID.fullmatch(path.stem) and not path.is_symlink():
-                with contextlib.suppress(ValueError, OSError, KeyError, TypeError):
+                try:
                     self._enter(self._found(path))
+                except Exception as error:  # readers of media raise what they like
+                    logger.warning("%s is not in the gallery: %s", path.name, one_line(error))
 
     def __len__(self) -> int:
         return len(self._items)

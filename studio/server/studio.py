@@ -83,7 +83,7 @@ class Studio:
 
     def close(self) -> None:
         """Ends the queue and a running batch, and lets others into the workspace."""
-        self.batches.stop(timeout=20)
+        self.batches.close(timeout=20)
         self.queue.close()
         self.keeper.free()
         self.workspace.unlock()

@@ -66,6 +66,48 @@ def test_results_are_in_the_gallery_too(place):
     assert len(place.batches.results("night")) == 2
 
 
+def test_what_was_made_while_nobody_looked_is_in_the_gallery(place, caplog):
+    """By the command line, or by a studio that was killed before it gave the gallery anything."""
+    aside = Batches(place.workspace, place.keeper, device="cpu")
+    aside.save("night", table(3))
+    aside.start("night")
+    assert wait(aside, "night").done == 3 and len(place.gallery) == 0
+    broken = place.workspace.folder / "batches" / "night" / "out" / "broken.mp4"
+    broken.write_bytes(b"not a clip")
+
+    def given(gallery):
+        end = time.monotonic() + 60
+        while len(gallery) < 3 and time.monotonic() < end:
+            time.sleep(0.05)
+        return len(gallery)
+
+    place.batches.standing("night")
+    assert given(place.gallery) == 3 and "broken.mp4" in caplog.text
+    path = place.workspace.folder / "batches" / "night" / "in-gallery.json"
+    path.unlink()  # as if it had been killed
+    for item in place.gallery.search():
+        place.gallery.delete(item.id)
+    gallery = Gallery(place.workspace)
+    again = Batches(place.workspace, place.keeper, gallery=gallery, device="cpu")
+    assert given(gallery) == 3
+    again.close(timeout=60)
+    written, item = path.stat().st_mtime_ns, gallery.search()[0]
+    gallery.delete(item.id)
+    place.batches.standing("night")  # nothing was made since
+    place.batches.close(timeout=60)
+    assert path.stat().st_mtime_ns == written and gallery.get(item.id) is None
+
+
+def test_a_batch_that_can_not_begin_says_why(place):
+    place.batches.save("night", table(1))
+    folder = place.workspace.folder / "batches" / "night"
+    (folder / "out").write_text("a file where the results should go")
+    (folder / "state.json").mkdir()  # nor can it be noted how it stands
+    place.batches.start("night")
+    end = wait(place.batches, "night")
+    assert "cannot write into" in (end.error or "") and (end.total, end.running) == (1, False)
+
+
 def test_a_table_is_replaced_only_when_that_is_wanted(place):
     assert place.batches.free_name() == "batch-1"
     place.batches.save("batch-1", table(2))
