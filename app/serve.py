@@ -38,6 +38,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--models", action="append", default=[])
     parser.add_argument("--keep", type=int, default=1)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="float32")
     return parser.parse_args(arguments)
 
 
@@ -83,7 +84,11 @@ def main(arguments: list[str] | None = None) -> int:
             except (OSError, OverflowError) as error:
                 raise ValueError(f"--port {options.port} can't be used: {error}") from None
             studio = open_studio(
-                options.workspace, keep=options.keep, device=options.device, models=options.models
+                options.workspace,
+                keep=options.keep,
+                device=options.device,
+                dtype=options.dtype,
+                models=options.models,
             )
             address = f"http://{HOST}:{listener.getsockname()[1]}"
             studio.workspace.token()

@@ -21,6 +21,9 @@ def app(
     ] = None,
     keep: Annotated[int, whole_option("Models that stay loaded.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="Of generators' weights: float32; bfloat16 or float16 take half.")
+    ] = "float32",
 ) -> None:
     """Open the studio at http://127.0.0.1:PORT, with a REST API beside it, until interrupted."""
     from studio.cli import opening
@@ -31,6 +34,8 @@ def app(
         raise ValueError(f"--port {port} must be a whole number from 0 to 65535")
     if not 1 <= keep <= 16:
         raise ValueError(f"--keep {keep} must be a whole number from 1 to 16")
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise ValueError(f"--dtype {dtype!r} must be float32, bfloat16 or float16")
     for folder in models or []:
         if not folder.is_dir():
             raise FileNotFoundError(f"--models {str(folder)!r} is no folder")
@@ -38,6 +43,7 @@ def app(
         raise ImportError(f"streamlit is not installed; run: {mend('app')}")
     command = [sys.executable, str(app_folder() / "serve.py"), "--port", str(port)]
     command += ["--workspace", str(workspace), "--keep", str(keep), "--device", device]
+    command += ["--dtype", dtype]
     for folder in models or []:
         command += ["--models", str(folder)]
     package = str(Path(__file__).parent.parent.parent)

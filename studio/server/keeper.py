@@ -80,6 +80,8 @@ class Keeper:
         workspace: whose `models` are on the list.
         keep: how many stay loaded.
         device: "auto", "cpu", "cuda" or "mps".
+        dtype: of the weights of generators: "float32", "bfloat16" or "float16". Tokenizers, which
+            are small beside them, stay in float32.
         folders: more folders of models, or folders that hold some.
     """
 
@@ -89,9 +91,11 @@ class Keeper:
         *,
         keep: int = 1,
         device: str = "auto",
+        dtype: str = "float32",
         folders: Iterable[str | Path] = (),
     ):
         self._workspace, self._keep, self._device = workspace, max(1, keep), device
+        self._dtype = dtype
         self._folders = [Path(folder).resolve() for folder in folders]
         self._opened: OrderedDict[tuple, Opened] = OrderedDict()
         self._lock = threading.RLock()
@@ -222,9 +226,13 @@ class Keeper:
         empty_cache()
 
     def _load(self, entry: Entry, generator: str | None) -> Opened:
+        import torch
+
         hub.import_diffusers()
         name = "Pipeline" if entry.pipeline else "ReconstructionPipeline"
-        options = {"generator": generator} if generator else {}
+        options: dict[str, Any] = {"generator": generator} if generator else {}
+        if entry.generates:
+            options["dtype"] = {"generator": getattr(torch, self._dtype)}
         pipe: Any = find_class(name)
         pipe = pipe.from_pretrained(str(entry.folder), **options).to(pick_device(self._device))
         pipe.set_progress_bar_config(disable=True)

@@ -30,6 +30,7 @@ class Studio:
         folder: of the workspace.
         keep: models that stay loaded.
         device: "auto", "cpu", "cuda" or "mps".
+        dtype: of generators' weights in the app, see `Keeper`; batches use float32.
         models: more folders of models.
 
     Raises:
@@ -42,12 +43,13 @@ class Studio:
         *,
         keep: int = 1,
         device: str = "auto",
+        dtype: str = "float32",
         models: Iterable[str | Path] = (),
     ):
         self.workspace = Workspace(folder)
         self.workspace.lock()
         self.gallery = Gallery(self.workspace)
-        self.keeper = Keeper(self.workspace, keep=keep, device=device, folders=models)
+        self.keeper = Keeper(self.workspace, keep=keep, device=device, dtype=dtype, folders=models)
         self.queue = JobQueue(first=self.keeper.prepare)
         self.batches = Batches(self.workspace, self.keeper, gallery=self.gallery, device=device)
 

@@ -20,6 +20,7 @@ pytest.importorskip("streamlit")
         (["--port", "x"], "must be a whole number"),
         (["--keep", "0"], "--keep 0 must be"),
         (["--device", "tpu"], "--device 'tpu' must be one of"),
+        (["--dtype", "int8"], "--dtype 'int8' must be float32, bfloat16 or float16"),
         (["--models", "no-such-folder"], "--models 'no-such-folder' is no folder"),
     ],
 )
@@ -33,8 +34,10 @@ def test_what_is_started(monkeypatch, tmp_path):
     started = []
     monkeypatch.setattr(os, "execv", lambda program, command: started.append(command))
     monkeypatch.setenv("PYTHONPATH", "")
-    assert run(["app", "--port", "0", "--workspace", str(tmp_path), "--models", str(tmp_path)]) == 0
+    options = ["--port", "0", "--workspace", str(tmp_path), "--dtype", "bfloat16"]
+    assert run(["app", *options, "--models", str(tmp_path)]) == 0
     (command,) = started
+    assert command[command.index("--dtype") + 1] == "bfloat16"
     assert command[1] == str(app.app_folder() / "serve.py") and command[-2:] == [
         "--models",
         str(tmp_path),

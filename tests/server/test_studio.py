@@ -18,6 +18,7 @@ from studio.server.gallery import Gallery
 from studio.server.keeper import Keeper
 from studio.server.workspace import Workspace
 from tests import toys
+from tests.studios import studio_over
 
 
 def make(place, *requests, **options):
@@ -262,3 +263,15 @@ def test_tokenizers_alone_are_found_in_other_folders(tmp_path):
     assert found == {"codec": audio, "whole": audio, "clips": ("video", "folder")}
     for name in found:
         assert keeper.open_tokenizer(name).pipe.tokenizer.medium == found[name][0]
+
+
+def test_generators_take_half_the_memory_when_that_is_wanted(tmp_path, tiny_models):
+    place = studio_over(tmp_path / "w", tiny_models, dtype="bfloat16")
+    try:
+        job = place.generate([Request(model="tiny", prompt="red apple")])
+        assert job.wait(timeout=120).state == "done"
+        parts = place.keeper.open("tiny").pipe.components
+        assert parts["generator"].dtype == torch.bfloat16
+        assert parts["tokenizer"].dtype == torch.float32
+    finally:
+        place.close()
