@@ -66,8 +66,12 @@ class Plan:
     folders: Mapping[str, str]
 
     def folder(self, job: Job) -> str:
-        """Where the model of a job is."""
-        return self.folders[_label(job.request)]
+        """Where the model of a job is: a bundled one is found on every machine, wherever the
+        package is installed there."""
+        folder, name = self.folders[_label(job.request)], job.request.model
+        if not Path(folder).is_dir() and name in bundled_names():
+            return str(find_folder(name))
+        return folder
 
     def to_text(self) -> str:
         """JSON lines: the folders, then the jobs."""

@@ -5,8 +5,10 @@ import shutil
 
 import pytest
 
+from studio import hub
 from studio.rendering.jobs import read_grid, read_jobs
 from studio.rendering.plan import Plan, make_plan
+from studio.rendering.worker import Models, Options
 
 
 @pytest.fixture
@@ -103,6 +105,29 @@ def test_several_models(tiny_model, tmp_path):
     shutil.copytree(tiny_model, tmp_path / "deep" / "tiny")
     with pytest.raises(ValueError, match="another model is called tiny"):
         make_plan(jobs, models=[str(tiny_model), str(tmp_path / "deep" / "tiny")])
+
+
+def test_a_bundled_model_is_found_where_the_package_is(tiny_model, tmp_path, monkeypatch):
+    """A node of a cluster has it elsewhere than the machine that made the plan."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    shutil.copytree(tiny_model, here / "tiny")
+    monkeypatch.setattr(hub, "PRETRAINED", here)
+    plan = make_plan(read_grid(["prompt=a", "model=tiny"]))
+    (job,) = plan.jobs
+    assert plan.folder(job) == str(here / "tiny")
+    here.rename(there)
+    assert plan.folder(job) == str(here / "tiny")  # none is bundled: loading it will say so
+    monkeypatch.setattr(hub, "PRETRAINED", there)
+    assert plan.folder(job) == str(there / "tiny")
+    models = Models(Options(str(tmp_path), "", device="cpu"))
+    models.try_load(job, plan.folder(job))
+    assert models.make([job])
+    config = there / "tiny" / "decoding" / "decoding_config.json"
+    config.write_text(config.read_text().replace("{", '{"top_k": 5,', 1))
+    models = Models(Options(str(tmp_path), "", device="cpu"))
+    models.try_load(job, plan.folder(job))
+    with pytest.raises(ValueError, match="is not .* any more"):
+        models.make([job])
 
 
 def test_jobs_of_one_call_have_one_group(planned):
