@@ -9,6 +9,7 @@ from PIL import Image
 
 from studio.media.metadata import read_request
 from studio.media.token_file import read_tokens
+from studio.media.video import read_request as read_clip_request
 
 pytestmark = pytest.mark.browser
 
@@ -29,6 +30,12 @@ def open_part(page, name):
 
 def images(page):
     return page.get_by_test_id("stImage").locator("img")
+
+
+def choose(page, label, name):
+    box = page.get_by_role("combobox", name=re.compile(label)).first
+    box.fill(name)
+    page.get_by_role("option", name=re.compile(name)).first.click()
 
 
 def generate(page, prompt, seed):
@@ -60,6 +67,33 @@ def test_generate_with_preview_reload_and_details(page, tmp_path):
     request = read_request(tmp_path / "apple.png")
     assert (request["prompt"], request["seed"]) == ("red apple", 7)
     page.keyboard.press("Escape")
+
+
+def test_a_clip_is_made_and_taken_apart(page, tmp_path, bundled):
+    bundled("emoji-motion")
+    choose(page, "Model", "emoji-motion")
+    page.get_by_label("Frames").wait_for()
+    generate(page, "red apple moving left", 7)
+    page.locator("video").first.wait_for()
+    page.get_by_role("button", name=re.compile("more_horiz|Details")).first.click()
+    path = tmp_path / "apple.mp4"
+    path.write_bytes(download(page, "Download"))
+    assert read_clip_request(path)["prompt"] == "red apple moving left"
+    page.keyboard.press("Escape")
+    go(page, "Reconstruct")
+    drop(page, "A picture, a sound or a clip", path)
+    page.get_by_role("button", name="Reconstruct").click()
+    page.get_by_text("512 tokens · 960 bytes").wait_for()
+    page.get_by_role("slider").press("ArrowLeft")
+    page.get_by_text("384 tokens · 720 bytes").wait_for()
+
+
+def test_a_sentence_is_spoken(page, bundled):
+    bundled("speech")
+    choose(page, "Model", "speech")
+    page.get_by_label("Voice").first.wait_for()
+    generate(page, "three red apples", 7)
+    page.locator("audio").first.wait_for()
 
 
 def test_cancel(page):
