@@ -13,7 +13,6 @@ import io
 import itertools
 import json
 import logging
-import os
 import threading
 import time
 from dataclasses import asdict, dataclass, replace
@@ -27,12 +26,12 @@ from studio.rendering.jobs import OPTION, Wanted, read_jobs, typed
 from studio.rendering.plan import Plan, make_plan
 from studio.rendering.render import Progress, render
 from studio.rendering.sheet import write_sheet
-from studio.rendering.store import HIDDEN, last_change
+from studio.rendering.store import HIDDEN
 from studio.rendering.worker import Options, store_of
-from studio.server.gallery import Gallery, adopted_id
+from studio.server.adoption import Adoption, made
+from studio.server.gallery import Gallery
 from studio.server.jobs import one_line
 from studio.server.keeper import Keeper
-from studio.server.media import MIMES, kind_of_file, read_request
 from studio.server.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -40,7 +39,6 @@ MAX_ROWS = 10_000
 MAX_TABLE = 8 * 2**20
 SUFFIXES = (".jsonl", ".csv")
 _STATE = "state.json"
-_GIVEN = "in-gallery.json"  # ids of what the gallery was given
 
 
 @dataclass(frozen=True)
@@ -93,15 +91,13 @@ class Batches:
         device: str = "auto",
     ):
         self._workspace, self._keeper, self._device = workspace, keeper, device
-        self._gallery = gallery
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._now: Standing | None = None
-        self._closing = threading.Event()
-        self._adopting = threading.Lock()
-        self._adopter: threading.Thread | None = None
-        self._adopt_soon(*(workspace.folder / "batches" / name for name in self.names()))
+        self._adoption = None if gallery is None else Adoption(gallery, keeper)
+        if self._adoption is not None:
+            self._adoption.soon(*(workspace.folder / "batches" / name for name in self.names()))
 
     def names(self) -> list[str]:
         """Batches, the newest first."""
@@ -159,7 +155,8 @@ class Batches:
             return now
         try:
             folder = self._workspace.place("batches", name)
-            self._adopt_soon(folder)
+            if self._adoption is not None:
+                self._adoption.soon(folder)
             if now is not None and now.name == name:
                 return replace(now, running=False, left=None)
             values = json.loads((folder / _STATE).read_text(encoding="utf-8"))
@@ -196,10 +193,9 @@ class Batches:
 
     def close(self, *, timeout: float = 0.0) -> None:
         """Ends the running batch, and whatever else goes on here."""
-        self._closing.set()
         self.stop(timeout=timeout)
-        if timeout and self._adopter is not None:
-            self._adopter.join(timeout)
+        if self._adoption is not None:
+            self._adoption.close(timeout=timeout)
 
     def running(self) -> str | None:
         """The name of the batch that is worked at."""
@@ -209,7 +205,7 @@ class Batches:
     def results(self, name: str, *, last: int = 48) -> list[Path]:
         """The newest files that a batch has made."""
         out = self._workspace.place("batches", name) / "out"
-        return _made(out)[:last]
+        return made(out)[:last]
 
     def sheet(self, name: str) -> Path | None:
         """The contact sheet, once there is one."""
@@ -290,7 +286,8 @@ class Batches:
             logger.exception("batch %s ended badly", name)
             error = one_line(problem)
         try:
-            self._adopt(folder)
+            if self._adoption is not None:
+                self._adoption.now(folder)
         except Exception as problem:
             logger.exception("results of batch %s are not in the gallery", name)
             error = error or one_line(problem)
@@ -319,50 +316,6 @@ class Batches:
         finally:
             store.close()
 
-    # --- the gallery -----------------------------------------------------------------------------
-
-    def _adopt_soon(self, *folders: Path) -> None:
-        """Gives the gallery, in a thread, what was made while nobody looked: by a studio that was
-        killed, or by the command line."""
-        busy = self._adopter is not None and self._adopter.is_alive()
-        if self._gallery is None or busy or not any(map(_is_behind, folders)):
-            return
-
-        def work() -> None:
-            for folder in filter(_is_behind, folders):
-                try:
-                    self._adopt(folder)
-                except Exception:
-                    logger.exception("results of batch %s are not in the gallery", folder.name)
-
-        self._adopter = threading.Thread(target=work, daemon=True)
-        self._adopter.start()
-
-    def _adopt(self, folder: Path) -> None:
-        """Puts what was made into the gallery, each file once: what is deleted there stays away."""
-        if self._gallery is None:
-            return
-        with self._adopting:
-            changed, path = last_change(folder / "out"), folder / _GIVEN
-            entries = {entry.name: entry for entry in self._keeper.entries()}
-            given = set(json.loads(path.read_text())) if path.is_file() else set()
-            for result in _made(folder / "out"):
-                if self._closing.is_set():
-                    changed = 0  # the rest is for another time
-                    break
-                try:
-                    if (name := adopted_id(result)) in given:
-                        continue
-                    entry = entries.get(str(read_request(result).get("model")))
-                    medium = entry.medium if entry else kind_of_file(result.name).name
-                    self._gallery.adopt(result, medium=medium)
-                    given.add(name)
-                except Exception as problem:  # readers of media raise what they like
-                    reason = one_line(problem)
-                    logger.warning("%s of a batch is not in the gallery: %s", result.name, reason)
-            atomic_write(path, json.dumps(sorted(given)))
-            os.utime(path, ns=(changed, changed))
-
     def _told(self, name: str, folder: Path, progress: Progress) -> None:
         counts = progress.counts
         self._now = Standing(
@@ -374,16 +327,3 @@ class Batches:
 
     def _write(self, folder: Path, standing: Standing) -> None:
         atomic_write(folder / _STATE, json.dumps(asdict(standing)))
-
-
-def _is_behind(folder: Path) -> bool:
-    """Whether a batch has results since the gallery was last given some: the note of what it was
-    given bears the time of the last one. Cheap, for it is asked whenever a batch is shown."""
-    changed, path = last_change(folder / "out"), folder / _GIVEN
-    return changed > 0 and (not path.is_file() or path.stat().st_mtime_ns != changed)
-
-
-def _made(out: Path) -> list[Path]:
-    """All results in an output folder, the newest first."""
-    found = [p for p in out.rglob("*") if p.suffix.lower() in MIMES and HIDDEN not in p.parts]
-    return sorted(found, key=lambda p: p.stat().st_mtime, reverse=True)
