@@ -171,11 +171,13 @@ def _long(found: dict[str, Any] | None) -> str:
     ]
     first = next(iter(found.values()))
     heads = [
-        f"{what}, {p}" for what in ("direction", "object") for p in ("first", "middle", "last")
+        f"{what}, {p}"
+        for what in ("direction", "object (top-5)")
+        for p in ("first", "middle", "last")
     ]
     return (
         f"### Long clips\n\n{first['count']} clips of {first['num_frames']} frames "
-        "(`benchmarks/long_video.py`): the first, the middle and the last part, and how much the "
-        "memory held grew from the fourth part to the last, in MiB.\n\n"
+        "(`benchmarks/long_video.py`): the first, the middle and the last part; growth is how "
+        "much more memory is held in the last third of a clip than in its second, in MiB.\n\n"
         + markdown_table(["parts", *heads, "growth"], rows)
     )

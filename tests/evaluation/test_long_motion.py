@@ -6,7 +6,7 @@ import torch
 import studio
 from studio.env import emoji_font
 from studio.evaluation.features import ImageTextFeatures
-from studio.evaluation.long_motion import evaluate_long_motion, resident_mib
+from studio.evaluation.long_motion import evaluate_long_motion, memory_growth, resident_mib
 from tests import toys
 
 
@@ -27,5 +27,10 @@ def test_first_middle_and_last_parts(bundled):
     assert report["parts"] == 4 and done[-1] == (4, 4) and len(report["memory_mib"]) == 4
     for part in ("first", "middle", "last"):
         assert set(report[part]) == {"direction", "top1", "top5", "background"}
-    assert report["memory_growth_mib"] == 0.0  # from the fourth part to the last, which it is
+    assert report["memory_growth_mib"] == memory_growth(report["memory_mib"])
     assert report["frames_per_second"] > 0 and resident_mib() > 50
+
+
+def test_growth_is_that_of_the_last_third():
+    assert memory_growth([5.0]) == 0
+    assert memory_growth([100.0, 300.0, 800.0, 900.0, 1000.0, 900.0, 901.0, 950.0, 902.0]) == 2
