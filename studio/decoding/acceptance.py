@@ -115,7 +115,8 @@ def group(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Candidates int64 (..., G) of the groups of drafts, and which of them are members, bool
     (..., G). Options as in `grouped`."""
-    below, above = RELEASED if size is None else (size // 2, size // 2)
+    half = min((size or 0) // 2, p.shape[-1] - 1)
+    below, above = RELEASED if size is None else (half, half)
     order = p.argsort(dim=-1, stable=True)  # (..., V), ascending
     rank = (order == tokens.unsqueeze(-1)).long().argmax(dim=-1, keepdim=True)  # (..., 1)
     slots = rank + torch.arange(-below, above + 1, device=p.device)  # (..., G)

@@ -68,8 +68,7 @@ class Autoregressive(DecodingStrategy):
         check_name("temperature_schedule", temperature_schedule, RAMPS)
         check_number("repetition_window", repetition_window, 0, 10**6, whole=True)
         check_number("repetition_share", repetition_share, 1e-6, 1)
-        check_number("guidance_scale", guidance_scale, 0)
-        _ = self.guidance  # checks the other options of guidance
+        _ = self.guidance  # checks its options
 
     def max_steps(self, num_tokens: int) -> int:
         return num_tokens

@@ -7,7 +7,7 @@ Masked.from_config(pipe.decoding.config, num_steps=8)`.
 
 import inspect
 import json
-import math
+import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,8 @@ from diffusers import ConfigMixin
 from studio.generators.guidance import Guidance
 from studio.media.files import atomic_write
 from studio.outputs import DecodeState, TokenLayout
+
+LARGEST = 1e9  # of a number among the options
 
 
 @dataclass
@@ -48,8 +50,17 @@ class DecodingStrategy(ConfigMixin):
     @property
     def guidance(self) -> Guidance:
         """The guidance that a run must be started with."""
-        c = self.config
-        interval = None if c.guidance_interval is None else tuple(c.guidance_interval)
+        c, interval = self.config, self.config.guidance_interval
+        check_number("guidance_scale", c.guidance_scale, 0)
+        check_number("guidance_power", c.guidance_power, 0)
+        if interval is not None:
+            if not isinstance(interval, list | tuple) or len(interval) != 2:
+                raise ValueError(
+                    f"guidance_interval {shortened(interval)} must be None or two whole numbers"
+                )
+            for end in interval:
+                check_number("guidance_interval", end, 0, whole=True)
+            interval = (interval[0], interval[1])
         return Guidance(
             scale=c.guidance_scale,
             form=c.guidance_form,
@@ -133,22 +144,27 @@ def _option_names(cls) -> list[str]:
     return [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
 
 
+def shortened(value) -> str:
+    """A value as it stands in an error line."""
+    text = reprlib.repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def check_number(
-    name: str, value, low: float, high: float = math.inf, *, whole: bool = False
+    name: str, value, low: float, high: float = LARGEST, *, whole: bool = False
 ) -> None:
-    """Raises ValueError unless `value` is a finite number (a whole one) with low <= value <=
-    high."""
+    """Raises ValueError unless `value` is a number (a whole one) with low <= value <= high."""
     fits = isinstance(value, int) or (not whole and isinstance(value, float))
-    if isinstance(value, bool) or not fits or not low <= value <= high or not math.isfinite(value):
+    if isinstance(value, bool) or not fits or not low <= value <= high:
         kind = "a whole number" if whole else "a number"
-        bounds = f"from {low:g} to {high:g}" if math.isfinite(high) else f">= {low:g}"
-        raise ValueError(f"{name} {value!r} must be {kind} {bounds}")
+        raise ValueError(f"{name} {shortened(value)} must be {kind} from {low:g} to {high:g}")
 
 
 def check_name(name: str, value, allowed) -> None:
-    """Raises ValueError unless `value` is one of `allowed`."""
-    if value not in allowed:
-        raise ValueError(f"{name} {value!r} must be one of {', '.join(map(str, allowed))}")
+    """Raises ValueError unless `value` is one of `allowed`, strings or truth values."""
+    if not isinstance(value, str | bool) or value not in allowed:
+        known = ", ".join(map(str, allowed))
+        raise ValueError(f"{name} {shortened(value)} must be one of {known}")
 
 
 def check_sampling(temperature, top_k, top_p, min_p) -> None:

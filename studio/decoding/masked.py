@@ -109,8 +109,7 @@ class Masked(DecodingStrategy):
         check_name("confidence", confidence, CONFIDENCES)
         check_number("confidence_noise", confidence_noise, 0)
         check_name("softmax_annealing", softmax_annealing, (True, False))
-        check_number("guidance_scale", guidance_scale, 0)
-        _ = self.guidance  # checks the other options of guidance
+        _ = self.guidance  # checks its options
 
     def max_steps(self, num_tokens: int) -> int:
         return self.config.num_steps

@@ -154,10 +154,9 @@ class Speculative(DecodingStrategy):
             ("anneal_delta", anneal_delta),
             ("anneal_nu", anneal_nu),
             ("anneal_mu", anneal_mu),
-            ("guidance_scale", guidance_scale),
         ):
             check_number(name, value, 0)
-        _ = self.guidance  # checks the other options of guidance
+        _ = self.guidance  # checks its options
 
     def max_steps(self, num_tokens: int) -> int:
         return num_tokens

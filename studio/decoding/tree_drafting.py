@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from studio.decoding import noise
-from studio.decoding.base import check_name, check_number
+from studio.decoding.base import check_name, check_number, shortened
 from studio.decoding.sampling import pick
 from studio.decoding.stage import Scores, Stage
 from studio.decoding.tree_growth import TREES, chain_shape, even_shape, grow_levels, grow_ranks
@@ -36,15 +36,22 @@ def check_tree(
     for count in branches if isinstance(branches, list | tuple) else [branches]:
         check_number("branches", count, 1, whole=True)
     if not branches or (tree != "recursive" and not isinstance(branches, int)):
-        raise ValueError(f"branches {branches} must be one number; tree 'recursive' takes a list")
+        raise ValueError(
+            f"branches {shortened(branches)} must be one number; tree 'recursive' takes a list"
+        )
     for name, value, allowed in (
         ("drafter", drafter, tuple(SOURCES) if tree != "greedy" else ("prior", "jacobi")),
         ("acceptance", acceptance, ("exact",) if tree == "kseq" else ("seed", "exact", "relaxed")),
     ):
         if value not in allowed:
             raise ValueError(f"tree {tree!r} needs {name} {' or '.join(allowed)}, not {value!r}")
-    if window == "auto":
+    if not isinstance(window, int):
         raise ValueError("window 'auto' is for chains: a tree needs a number of nodes")
+    if tree == "kseq" and isinstance(branches, int) and branches > max(1, window - 1):
+        raise ValueError(
+            f"branches {branches} must be fewer than window {window}: tree 'kseq' has a node for "
+            "each of them"
+        )
 
 
 class TreeDrafter:

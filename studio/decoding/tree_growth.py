@@ -37,8 +37,9 @@ def even_shape(branches: int | tuple[int, ...], budget: int, deepest: int) -> tu
     for depth in range(min(deepest, budget)):
         if isinstance(branches, tuple) and depth >= len(branches):
             break
-        count = branches[depth] if isinstance(branches, tuple) else branches
-        above = [node for node in level for _ in range(count)][: budget - len(parents)]
+        room = budget - len(parents)
+        count = min(room, branches[depth] if isinstance(branches, tuple) else branches)
+        above = [node for node in level for _ in range(count)][:room]
         level = list(range(len(parents), len(parents) + len(above)))
         parents.extend(above)
     return tuple(parents)
