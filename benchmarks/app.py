@@ -1,15 +1,17 @@
-"""Twenty visitors at once: the app's server under load, over HTTP, with the bundled image model.
+"""Twenty visitors at once: the app's server under load, with the bundled image model.
 
-Every visitor submits jobs of its own words and seeds, listens to their events, fetches the results
-and compares: the request inside a file must be the visitor's own, and its bytes those of the same
-job made alone at the end. Memory is the server's, read every second.
+First over the REST API, then on the app's page Create, see `app_visit.py`. Every visitor submits
+jobs of its own words and seeds, waits for the results as a client or a browser does, and compares:
+the request inside a file must be the visitor's own, and its bytes those of the same request made
+alone at the end. Memory is the server's, read every second.
 
-    python benchmarks/app.py [--visitors 20] [--jobs 3] [--out benchmarks/results/NAME.json]
+    python benchmarks/app.py [--visitors 20] [--sessions 20] [--jobs 3] [--out FILE.json]
 """
 
 import argparse
 import hashlib
 import http.client
+import io
 import json
 import os
 import platform
@@ -19,11 +21,17 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+
+from app_visit import Visit
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 WORDS = ("red apple", "rocket", "blue apple on yellow", "cat face", "octopus on teal", "pizza")
 START = 600.0  # seconds
+names: set[str] = set()  # that the server gave to visitors of pages
 
 
 class Server:
@@ -76,23 +84,56 @@ class Server:
         return time.monotonic() - started, files, last
 
 
-def visit(server: Server, number: int, jobs: int, found: list, wrong: list) -> None:
-    """One visitor's jobs; what went wrong is added to `wrong`."""
+def by_rest(server: Server, number: int, jobs: int, found: list, wrong: list) -> None:
+    """One visitor's jobs over the API; what went wrong is added to `wrong`."""
     for i in range(jobs):
-        prompt, seed = WORDS[(number + i) % len(WORDS)], 1000 * number + i
-        body = {"model": "emoji-1d", "prompt": prompt, "seed": seed}
+        prompt, seed = own(number, i)
         try:
+            body = {"model": "emoji-1d", "prompt": prompt, "seed": seed}
             seconds, (data,), _ = server.make(body)
         except (RuntimeError, OSError, ValueError) as error:
             wrong.append(f"visitor {number}: {error}")
             continue
-        inside = data.find(f'"prompt":"{prompt}"'.encode()), data.find(f'"seed":{seed}'.encode())
-        if min(inside) < 0:
-            wrong.append(f"visitor {number}: another visitor's picture")
-        found.append((body, seconds, hashlib.sha256(data).hexdigest()))
+        note(number, i, seconds, data, found, wrong)
 
 
-def measure(visitors: int, jobs: int, alone: int) -> dict:
+def by_page(server: Server, number: int, jobs: int, found: list, wrong: list) -> None:
+    """One visitor's jobs on the page Create; what went wrong is added to `wrong`."""
+    try:
+        with closing(Visit(server.host, int(server.port))) as page:
+            names.add(page.cookie)
+            for i in range(jobs):
+                started = time.monotonic()
+                data = page.make(*own(number, i))
+                note(number, i, time.monotonic() - started, data, found, wrong)
+            seeds = {inside(data).get("seed") for data in page.pictures.values()} - {None}
+            if seeds != {own(number, i)[1] for i in range(jobs)}:
+                wrong.append(f"visitor {number}: another visitor's picture was shown")
+            if page.most_mine > 1:
+                wrong.append(f"visitor {number}: another visitor's job was called one's own")
+    except (RuntimeError, OSError, ValueError) as error:
+        wrong.append(f"visitor {number}: {type(error).__name__}: {error}")
+
+
+def own(number: int, i: int) -> tuple[str, int]:
+    """What a visitor asks for: a prompt and a seed that nobody else has."""
+    return WORDS[(number + i) % len(WORDS)], 1000 * number + i
+
+
+def inside(data: bytes) -> dict:
+    """The request inside a picture; none in a preview."""
+    return json.loads(getattr(Image.open(io.BytesIO(data)), "text", {}).get("studio", "{}"))
+
+
+def note(number: int, i: int, seconds: float, data: bytes, found: list, wrong: list) -> None:
+    """Keeps what came back, and says so when it is another's."""
+    request = inside(data)
+    if (request.get("prompt"), request.get("seed")) != own(number, i):
+        wrong.append(f"visitor {number}: another visitor's picture")
+    found.append((request, seconds, hashlib.sha256(data).hexdigest()))
+
+
+def measure(visit: Callable[..., None], visitors: int, jobs: int, alone: int) -> dict:
     """All figures of one load."""
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder))
@@ -146,8 +187,9 @@ def measure(visitors: int, jobs: int, alone: int) -> dict:
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--visitors", type=int, default=20)
+    parser.add_argument("--sessions", type=int, default=20, help="of pages; 0 for none")
     parser.add_argument("--jobs", type=int, default=3)
     parser.add_argument("--alone", type=int, default=10)
     parser.add_argument(
@@ -162,8 +204,11 @@ def main() -> None:
             "load_before": round(load, 1),
             "note": "the load before says how busy the machine was with other work",
         },
-        "result": measure(options.visitors, options.jobs, options.alone),
+        "result": measure(by_rest, options.visitors, options.jobs, options.alone),
     }
+    if options.sessions:
+        report["pages"] = measure(by_page, options.sessions, options.jobs, options.alone)
+        report["pages"]["distinct_visitors"] = len(names)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report, indent=2))
