@@ -212,7 +212,15 @@ def listed(folder: Path) -> Iterator[Path]:
 
 
 def _write_line(handle: int, values: Mapping[str, Any]) -> None:
-    os.write(handle, (json.dumps(values, ensure_ascii=False) + "\n").encode())
+    """One line, whole or not at all. Raises OSError of the disk."""
+    start = os.lseek(handle, 0, os.SEEK_CUR)
+    left = memoryview((json.dumps(values, ensure_ascii=False) + "\n").encode())
+    try:
+        while left:  # a disk that is nearly full takes a part
+            left = left[os.write(handle, left) :]
+    except OSError:
+        os.ftruncate(handle, start)
+        raise
 
 
 def _write_new(path: Path, values: Mapping[str, Any]) -> bool:
@@ -223,6 +231,9 @@ def _write_new(path: Path, values: Mapping[str, Any]) -> bool:
         return False
     try:
         _write_line(handle, values)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
     finally:
         os.close(handle)
     return True
