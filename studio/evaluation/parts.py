@@ -2,10 +2,11 @@
 the parts.
 
 A part is some media of a set, measured by one process. Its result, tensors by name, is one
-safetensors file whose name holds a digest of everything that decides it, so that a rerun with the
-same settings finds it and any other run does not. Processes (`accelerate launch`) take every n-th
-part and wait for each other; which process made a part changes nothing. They must see the same
-folder: one machine, or a shared disk. Left out on purpose: splitting a part.
+safetensors file whose name holds a digest of everything that decides it, `FORMAT` and the version
+of studio among it, so that a rerun with the same settings finds it and any other run does not.
+Processes (`accelerate launch`) take every n-th part and wait for each other; which process made a
+part changes nothing. They must see the same folder: one machine, or a shared disk. Left out on
+purpose: splitting a part.
 """
 
 import hashlib
@@ -19,9 +20,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
+import studio
 from studio.media.files import atomic_write
 
-FORMAT = 1  # of what parts hold; a higher number makes older ones unused
+FORMAT = 1  # raised by hand when code measures otherwise: older parts are not used any more
 Record = dict[str, torch.Tensor]
 Progress = Callable[[int, int], None]
 
@@ -81,7 +83,8 @@ def measure_parts(
             in the whole, names and sizes of its files, for example.
         measure: called with a part's number, gives its record: tensors on the CPU.
         folder: where records are kept.
-        facts: what decides all parts: model, settings, code version. Plain JSON values.
+        facts: what decides all parts: model and settings. Plain JSON values. `FORMAT` and studio's
+            version are added.
         shard: which parts are this process's.
         progress: called as progress(parts done, parts); those of this process.
 
@@ -92,7 +95,7 @@ def measure_parts(
         RuntimeError: a part of another process is not seen here: the folder is not shared.
     """
     shard = shard or Shard()
-    known = digest([FORMAT, facts])
+    known = digest([FORMAT, studio.__version__, facts])
     paths = [folder / f"{known}-{digest(part)}.safetensors" for part in parts]
     mine = range(shard.index, len(parts), shard.count)
     for done, number in enumerate(mine):

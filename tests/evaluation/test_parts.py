@@ -49,6 +49,14 @@ def test_other_settings_and_changed_files_are_measured_anew(tmp_path):
     assert more.done == [4]
 
 
+def test_parts_of_another_version_are_measured_anew(tmp_path, monkeypatch):
+    run(tmp_path, Work())
+    monkeypatch.setattr("studio.__version__", "99.0")
+    other = Work()
+    run(tmp_path, other)
+    assert other.done == [0, 1, 2, 3]
+
+
 def test_a_broken_part_is_measured_anew(tmp_path):
     run(tmp_path, Work())
     path = min(tmp_path.iterdir())
