@@ -92,7 +92,14 @@ _kinds = some.sampled_from(["replaced", "near the beginning", "inserted", "cut"]
 _junk = some.binary(min_size=1, max_size=4) | some.binary(max_size=40)
 
 
-def broken(ending: str) -> some.SearchStrategy[bytes]:
-    """That file of `media` with some of its bytes replaced, inserted or cut off."""
+def mutants(data: bytes) -> some.SearchStrategy[bytes]:
+    """Those bytes with some of them replaced, inserted or cut off."""
     changes = some.lists(some.tuples(some.floats(0, 1), _kinds, _junk), min_size=1, max_size=6)
-    return changes.map(lambda made: _changed(media()[ending], made))
+    return changes.map(lambda made: _changed(data, made))
+
+
+def broken_file(kinds) -> some.SearchStrategy[tuple[str, bytes]]:
+    """An ending of `media` and a mutant of that file."""
+    return some.sampled_from(sorted(kinds)).flatmap(
+        lambda kind: some.tuples(some.just(kind), mutants(media()[kind]))
+    )

@@ -11,10 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as some
 from PIL import Image, PngImagePlugin
 
+from studio.media.token_file import MARK
 from studio.pipelines.request import Request
+from studio.server import coding, token_view
+from studio.server.keeper import Keeper
 from studio.server.settings import request_of, settings_of_file
 from studio.server.workspace import Workspace
-from tests.hostile import SECONDS, bodies, quiet
+from tests import toys
+from tests.hostile import SECONDS, bodies, broken_file, media, mutants, quiet, values
 from tests.server.test_api import call, server  # noqa: F401
 
 paths = some.text(string.ascii_letters + string.digits + "/.%_-~;=&\\", max_size=40)
@@ -138,3 +142,104 @@ def test_any_settings(values):
         request_of(values)
     except ValueError as error:
         assert "\n" not in str(error)
+
+
+# --- uploads -------------------------------------------------------------------------------------
+
+MODELS = {"wav": "codec", "flac": "codec", "ogg": "codec", "mp4": "clips", "webm": "clips"}
+MODELS |= {"avi": "clips", "moving.gif": "clips", "moving.webp": "clips"}
+
+
+@pytest.fixture(scope="module")
+def keeper(folder, tiny_models, tmp_path_factory):
+    """A keeper of toy tokenizers of pictures, sounds and clips."""
+    more = tmp_path_factory.mktemp("tokenizers")
+    toys.speech_codec().save_pretrained(more / "codec")
+    toys.video_tokenizer().save_pretrained(more / "clips")
+    return Keeper(folder, device="cpu", keep=4, folders=[tiny_models, more])
+
+
+def refused_or(work, folder):
+    """What the work gives, or None for a refusal in one line; in time, and nothing is left."""
+    before = sorted(p for p in folder.folder.parent.rglob("*") if p.is_file())
+    started, found = time.monotonic(), None
+    try:
+        found = work()
+    except ValueError as error:
+        assert str(error).isprintable() and len(str(error)) < 700, error
+        assert str(folder.folder) not in str(error)
+    assert time.monotonic() - started < SECONDS
+    assert sorted(p for p in folder.folder.parent.rglob("*") if p.is_file()) == before
+    return found
+
+
+@quiet
+@given(found=broken_file(media()), named=some.sampled_from(["", *media()]))
+def test_any_upload_to_be_reconstructed(folder, keeper, found, named):
+    kind, data = found
+    opened = keeper.open_tokenizer(MODELS.get(kind, "tiny"))
+
+    def work():
+        with folder.uploaded(f"a.{named or kind}", data) as path:
+            coded = coding.encode(opened, path)
+            return coding.decode(opened, coded, coded.counts[-1])
+
+    refused_or(work, folder)
+
+
+heads = some.fixed_dictionaries(
+    {"model": some.just("tiny") | values, "revision": some.none() | values}
+    | {"vocab_size": some.just(16) | values, "total": some.just(8) | values}
+    | {"shape": some.lists(some.integers(0, 9) | values, max_size=3) | values},
+    optional={"more": values},
+)
+packed = some.tuples(heads, some.binary(max_size=9))
+headed = packed.map(lambda made: MARK + json.dumps(made[0]).encode() + b"\n" + made[1])
+HEAD = b'{"model":"tiny","revision":null,"vocab_size":16,"shape":[8],"total":8}\n'
+
+
+@quiet
+@given(data=headed | mutants(MARK + HEAD + b"\x01\x23\x45\x67") | some.binary(max_size=99))
+def test_any_bytes_as_a_token_file(folder, keeper, data):
+    opened = keeper.open_tokenizer("tiny")
+
+    def work():
+        tokens, _ = token_view.from_file(opened, data)
+        return token_view.decoded(opened, tokens, "x")
+
+    refused_or(work, folder)
+
+
+rows = some.lists(bodies | values, max_size=4)
+tables = rows.map(lambda made: "".join(json.dumps(row) + "\n" for row in made))
+cells = some.text(max_size=8) | some.sampled_from(["", "1e999", "-1", "nan", '"', "[1", "tiny"])
+columns = some.sampled_from([*Request.__dataclass_fields__, "output", "option.top_k", "option."])
+lines = some.lists(some.lists(cells, max_size=4).map(",".join), max_size=4)
+sheets = some.tuples(some.lists(columns, max_size=4).map(",".join), lines)
+texts = tables | sheets.map(lambda made: "\n".join([made[0], *made[1]])) | some.text(max_size=99)
+
+
+@quiet
+@given(
+    text=texts,
+    suffix=some.sampled_from([".jsonl", ".csv", ".exe"]),
+    name=some.just("b") | some.text(max_size=20),
+)
+def test_any_table_as_a_batch(place, text, suffix, name):
+    def work():
+        place.batches.save(name, text, suffix=suffix, replace=True)
+        return place.batches.rows(name), place.batches.text(name)
+
+    outside = files_outside(place.workspace)
+    try:
+        work()
+    except ValueError as error:
+        assert str(error).isprintable() and len(str(error)) < 700, error
+    assert files_outside(place.workspace) == outside
+    assert not list((place.workspace.folder / "uploads").iterdir())
+
+
+def files_outside(workspace):
+    """What there is beside a workspace."""
+    inside = workspace.folder
+    return sorted(p for p in inside.parent.rglob("*") if inside not in (p, *p.parents))
