@@ -1,6 +1,7 @@
 """Hostile input of the command line: any options, any jobs file, any broken media. The answer is
 one line and an exit code, in time, and nothing is written but what was asked for."""
 
+import inspect
 import json
 import time
 
@@ -8,6 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
+from studio.decoding.masked import Masked
+from studio.decoding.modes import MODES
+from studio.decoding.speculative import Speculative
 from tests import toys
 from tests.hostile import SECONDS, bodies, broken_file, media, quiet, values
 
@@ -32,6 +36,9 @@ def options_of(verb):
     return [(max(p.opts, key=len), not getattr(p, "is_flag", False)) for p in found]
 
 
+DECODING = sorted(
+    {*inspect.signature(Speculative).parameters, *inspect.signature(Masked).parameters}
+)
 OPTIONS = {verb: options_of(verb) for verb in VERBS}
 
 
@@ -94,6 +101,18 @@ def test_any_command_line(answer, line):
 def test_any_options_of_a_model_that_is_there(answer, tiny_model, line, prompt):
     options = line[next((i for i, word in enumerate(line) if word.startswith("--")), len(line)) :]
     answer("generate", *options, "-m", tiny_model, "--", prompt)
+
+
+@quiet
+@given(
+    mode=some.sampled_from([*MODES, "masked"]),
+    found=some.lists(some.tuples(some.sampled_from(DECODING), values.map(json.dumps) | words)),
+)
+def test_any_options_of_decoding(answer, tiny_model, mode, found):
+    more = ["--generator", mode] if mode == "masked" else ["--decoding", mode]
+    for name, value in found[:4]:
+        more += ["--option", f"{name}={value}"]
+    answer("generate", *more, "-m", tiny_model, "-o", "a.png", "--", "red apple")
 
 
 @quiet
