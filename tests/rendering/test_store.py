@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from studio.rendering.store import Counts
@@ -241,16 +242,18 @@ def test_the_store_costs_little(tmp_path, count):
     store = Store(tmp_path, text_jobs(count))
     store.open()
     store.prepare()
-    started, spent, looks = time.perf_counter(), time.process_time(), 0
+    started, spent, tenths = time.perf_counter(), time.process_time(), []
     for number, key in enumerate(store.jobs):
         if number % (count // 10) == 0:
             store.refresh()
-            looks += 1
+            tenths.append(time.perf_counter())
         assert make(store, store.claim(key), "x")
     counts = store.refresh()
-    seconds, processor = time.perf_counter() - started, time.process_time() - spent
+    ended, processor = time.perf_counter(), time.process_time() - spent
     store.close()
-    assert counts == Counts(count, count, 0, 0) and looks == 10
-    each, busy = seconds / count * 1e3, processor / count * 1e3
-    print(f"{each:.2f} ms a job, {busy:.2f} ms of them on the processor")
-    assert busy < 5 and each < 15, f"{each:.1f} ms a job"  # a busy disk is not ours
+    assert counts == Counts(count, count, 0, 0) and len(tenths) == 10
+    each, busy = (ended - started) / count * 1e3, processor / count * 1e3
+    # The median: what others do to the disk for a while is not the store's.
+    usual = float(np.median(np.diff([*tenths, ended]))) / (count // 10) * 1e3
+    print(f"{each:.2f} ms a job, {usual:.2f} ms usually, {busy:.2f} ms on the processor")
+    assert busy < 5 and usual < 5, f"{each:.1f} ms a job, {usual:.1f} ms usually"
