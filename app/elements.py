@@ -16,6 +16,7 @@ from studio.server.settings import described, settings_of_file
 from studio.server.studio import Studio, current
 
 POLL_SECONDS = 0.5
+SLOWEST_POLL = 3.0  # of a job with others before it: many visitors' polls would keep it waiting
 PATIENCE = 60  # seconds that somebody waits for a small step
 INLINE = 2**18  # bytes of a picture that travels with the page
 TILE = 140  # pixels
@@ -117,12 +118,15 @@ def status(snapshot: Snapshot, ahead: int) -> str:
 
 
 def watch(job: Job, *, key: str = "") -> None:
-    """Shows a job while it runs, with a button that ends it; the page runs anew when it is over."""
+    """Shows a job while it runs, with a button that ends it; the page runs anew when it begins, from
+    when on it is looked at more often, and when it is over."""
+    before = studio().queue.ahead(job.id)
+    every = min(POLL_SECONDS * (1 + before), SLOWEST_POLL)
 
-    @st.fragment(run_every=POLL_SECONDS)
+    @st.fragment(run_every=every)
     def panel() -> None:
         snapshot = job.snapshot()
-        if snapshot.finished:
+        if snapshot.finished or (before and snapshot.state != QUEUED):
             st.rerun()
         with st.container(horizontal=True, vertical_alignment="center"):
             text = f"{status(snapshot, studio().queue.ahead(job.id))}"
