@@ -118,8 +118,8 @@ def status(snapshot: Snapshot, ahead: int) -> str:
 
 
 def watch(job: Job, *, key: str = "") -> None:
-    """Shows a job while it runs, with a button that ends it; the page runs anew when it begins, from
-    when on it is looked at more often, and when it is over."""
+    """Shows a job while it runs, with a button that ends it; the page runs anew when the job begins
+    (it is looked at more often then) and when it is over."""
     before = studio().queue.ahead(job.id)
     every = min(POLL_SECONDS * (1 + before), SLOWEST_POLL)
 
