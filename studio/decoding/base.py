@@ -157,7 +157,9 @@ def check_number(
     fits = isinstance(value, int) or (not whole and isinstance(value, float))
     if isinstance(value, bool) or not fits or not low <= value <= high:
         kind = "a whole number" if whole else "a number"
-        raise ValueError(f"{name} {shortened(value)} must be {kind} from {low:g} to {high:g}")
+        open_end = high == LARGEST and not (fits and value > high)
+        bounds = f">= {low:g}" if open_end else f"from {low:g} to {high:g}"
+        raise ValueError(f"{name} {shortened(value)} must be {kind} {bounds}")
 
 
 def check_name(name: str, value, allowed) -> None:

@@ -137,7 +137,7 @@ def read_video(
     for piece in read_pieces(path, fps=fps, start=start, num_frames=num_frames, info=info):
         pieces.append(piece)
         _check_room(path, info, sum(p.shape[2] for p in pieces))
-    return torch.cat(pieces, dim=2), rate
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2), rate
 
 
 def read_request(path: str | Path) -> dict[str, Any]:
@@ -265,7 +265,7 @@ def _check_room(path: Path, info: VideoInfo, frames: int) -> None:
 
 def _timed_frames(path: Path, info: VideoInfo, start: float) -> Iterator[Timed]:
     """Frames (H, W, 3) uint8 and their times in seconds; the last comes again at its end."""
-    count, time, frame = 0, 0.0, None
+    count, time, frame, shape = 0, 0.0, None, None
     with _opened(path) as (container, stream):
         seconds = _own_seconds(stream) if container.streams.audio else info.seconds
         zero = float((stream.start_time or 0) * stream.time_base)
@@ -274,6 +274,8 @@ def _timed_frames(path: Path, info: VideoInfo, start: float) -> Iterator[Timed]:
         for picture in container.decode(stream):
             time = picture.time - zero if picture.time is not None else count / info.fps
             frame = _upright(picture, info)
+            if frame.shape != (shape := shape or frame.shape):
+                raise ValueError(f"video {str(path)!r} is broken: it is turned in the middle")
             count += 1
             yield time, frame
     if frame is None and start:  # streams without an index can't always be entered in the middle
@@ -322,5 +324,9 @@ def _steady(
 
 def _to_tensor(frames: list[np.ndarray]) -> torch.Tensor:
     """Frames (H, W, 3) uint8 as float32 (1, 3, n, H, W) in [-1, 1]."""
-    video = torch.from_numpy(np.stack(frames)).permute(3, 0, 1, 2)  # (3, n, H, W)
-    return video[None].float() / 127.5 - 1.0
+    height, width = frames[0].shape[:2]
+    video = torch.empty(1, 3, len(frames), height, width)
+    for number, frame in enumerate(frames):
+        pixels = torch.from_numpy(np.array(frame, order="C"))
+        video[0, :, number] = pixels.permute(2, 0, 1)  # (3, H, W)
+    return video.div_(127.5).sub_(1.0)

@@ -97,9 +97,9 @@ def test_ids_outside_of_a_segment_are_never_drawn():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": -1}, "temperature -1 must be a number from 0 to 1e"),
+        ({"temperature": -1}, "temperature -1 must be a number >= 0"),
         ({"temperature": float("nan")}, "temperature nan"),
-        ({"top_k": 1.5}, "top_k 1.5 must be a whole number from 0 to 1e"),
+        ({"top_k": 1.5}, "top_k 1.5 must be a whole number >= 0"),
         ({"top_k": True}, "top_k True"),
         ({"top_p": 1.1}, "top_p 1.1 must be a number from 0 to 1"),
         ({"min_p": "x"}, "min_p 'x'"),

@@ -81,8 +81,8 @@ def test_any_options(cls):
     [
         ({"guidance_interval": 5}, "guidance_interval 5 must be None or two whole numbers"),
         ({"guidance_interval": [0, 1, 2]}, "guidance_interval .0, 1, 2. must be None or two"),
-        ({"guidance_interval": [0, None]}, "guidance_interval None must be a whole number from 0"),
-        ({"guidance_power": "x"}, "guidance_power 'x' must be a number from 0"),
+        ({"guidance_interval": [0, None]}, "guidance_interval None must be a whole number >= 0"),
+        ({"guidance_power": "x"}, "guidance_power 'x' must be a number >= 0"),
         ({"temperature_schedule": ["a"]}, "temperature_schedule .'a'. must be one of constant, "),
         ({"temperature": 10**400}, r"temperature 10000\S*0000 must be a number from 0"),
         ({"group_size": 2**62}, "group_size 4611686018427387904 must be a whole number from 0"),
