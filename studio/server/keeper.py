@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from studio import hub
+from studio.env import PRETRAINED
 from studio.registry import CLASSES, find_class
 from studio.server.workspace import Workspace
 
@@ -99,12 +100,25 @@ class Keeper:
         self._folders = [Path(folder).resolve() for folder in folders]
         self._opened: OrderedDict[tuple, Opened] = OrderedDict()
         self._lock = threading.RLock()
+        self._listed: tuple[list, list[Entry]] = ([], [])  # when last looked at, and what was there
 
     # --- the list --------------------------------------------------------------------------------
 
     def entries(self) -> list[Entry]:
         """All models here: bundled ones, then the workspace's and the other folders', then what
-        came from the Hub."""
+        came from the Hub. Read anew when a folder of models, or one in it, has changed."""
+        stamp = self._stamp()
+        if self._listed[0] != stamp:
+            self._listed = (stamp, self._read_entries())
+        return list(self._listed[1])
+
+    def _stamp(self) -> list[tuple[str, int]]:
+        """Paths and times that differ when a model came or went."""
+        roots = (PRETRAINED, self._workspace.folder / "models", *self._folders)
+        places = [place for root in roots for place in (root, *root.glob("*"))]
+        return [_changed(place) for place in (*places, self._workspace.folder / "hub.json")]
+
+    def _read_entries(self) -> list[Entry]:
         bundled = hub.list_models()
         found = {info.name: _entry(info.name, info, "bundled") for info in bundled}
         for folder in (self._workspace.folder / "models", *self._folders):
@@ -176,6 +190,7 @@ class Keeper:
         with self._lock:
             hub.import_diffusers()
             find_class("Pipeline")
+        collect()
 
     def open(self, name: str, generator: str | None = None) -> Opened:
         """A model, loaded now unless it is kept. To be used in the worker's thread alone.
@@ -199,6 +214,7 @@ class Keeper:
                 self._opened.popitem(last=False)
                 empty_cache()
             opened = self._load(entry, generator)
+            collect()
             self._opened[key] = opened
             return opened
 
@@ -264,13 +280,28 @@ def weight_bytes(pipe: Any) -> int:
     return sum(p.numel() * p.element_size() for part in parts for p in part.parameters())
 
 
+def collect() -> None:
+    """Collects garbage and takes what is left out of later collections: Streamlit makes a full one
+    after every run of a page, and with torch and a model in memory each would take 0.3 seconds."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+
+
 def empty_cache() -> None:
     """Gives memory that nobody uses back."""
     import torch
 
-    gc.collect()
+    collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def _changed(path: Path) -> tuple[str, int]:
+    try:
+        return str(path), path.stat().st_mtime_ns
+    except OSError:
+        return str(path), 0
 
 
 def _medium_of(pipeline: str, tokenizer: str) -> str:
