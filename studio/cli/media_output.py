@@ -24,14 +24,16 @@ def medium_of_file(path: Path) -> Medium:
 
 def medium_read(path: Path, model: str | None) -> Medium:
     """As what a file is read by a model: a GIF is a clip for models of clips, and for others a
-    picture, its first one."""
+    picture, its first one. Raises ValueError for what a model of clips is given and is none."""
     from studio.hub import INDEX, find_folder
 
     medium = medium_of_file(path)
-    if medium is VIDEO and path.suffix.lower() == ".gif":
-        folder = None if model is None else find_folder(model)
-        if folder is None or ((folder / INDEX).is_file() and medium_of_folder(folder) is IMAGE):
-            return IMAGE
+    folder = None if model is None else find_folder(model)
+    wanted = medium_of_folder(folder) if folder and (folder / INDEX).is_file() else None
+    if wanted is VIDEO and medium is not VIDEO:
+        raise ValueError(f"model {model!r} is for clips, and {str(path)!r} is a {medium.noun}")
+    if medium is VIDEO and path.suffix.lower() == ".gif" and (folder is None or wanted is IMAGE):
+        return IMAGE
     return medium
 
 

@@ -149,6 +149,8 @@ def test_wrong_calls(fails, motion, tiny_model, tmp_path):
     picture.save(tmp_path / "p.png")
     args = ["reconstruct", tmp_path / "p.png", "-m", tiny_model]
     fails(*args, "--layers", 1, message="--layers is for clips")
+    args[-1] = motion
+    fails(*args, message="p.png' is a picture")
 
 
 def test_evaluates_clips(call, fails, bundled, motion, tmp_path):
